@@ -1,0 +1,52 @@
+"""The score of a stack of slices: batching, padding."""
+import pytest
+import torch
+from torch import nn
+
+from models.denoiser import SliceScore
+from models.ncsnpp import NCSNpp
+from utils.config import load_config
+
+
+@pytest.fixture(scope="module")
+def network(data_dir):
+    config = load_config(data_dir / "ncsnpp_tiny.yaml")
+    config.model.init_scale = 1.0
+    torch.manual_seed(0)
+    return NCSNpp(config)
+
+
+def test_the_score_does_not_depend_on_the_batch_size(network):
+    x = torch.rand(7, 1, 16, 16)
+    whole = SliceScore(network, 7, "cpu")(x, 0.3)
+    for batch_size in (1, 3, 100):
+        assert (SliceScore(network, batch_size, "cpu")(x, 0.3) - whole).norm() <= 1e-5 * whole.norm()
+    torch.testing.assert_close(whole, network(x, torch.full((7,), 0.3)))
+
+
+@pytest.mark.parametrize("height, width", [(15, 18), (1, 5), (16, 17)])
+def test_any_size_is_padded_and_cropped_back(network, height, width):
+    x = torch.rand(2, 1, height, width)
+    score = SliceScore(network, 2, "cpu")(x, 1.0)
+    assert score.shape == x.shape and score.isfinite().all()
+
+
+def test_padding_reflects_after_the_image():
+    class Recorder(nn.Module):
+        multiple = 4
+
+        def forward(self, x, sigma):
+            self.seen = x
+            return x * sigma[:, None, None, None]
+
+    recorder = Recorder()
+    x = torch.arange(5.0).expand(1, 1, 4, 5)
+    score = SliceScore(recorder, 1, "cpu")(x, 2.0)
+    assert recorder.seen[0, 0, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1]
+    torch.testing.assert_close(score, 2 * x)
+
+
+def test_the_network_is_left_in_evaluation_mode(network):
+    network.train()
+    SliceScore(network, 2, "cpu")
+    assert not network.training

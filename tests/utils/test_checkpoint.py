@@ -1,0 +1,118 @@
+"""Weights: strict, safe, with the averages in the order of the trainable parameters."""
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from utils.checkpoint import EMA, load_weights, read_checkpoint, save, trainable
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fixed = nn.Parameter(torch.zeros(3), requires_grad=False)
+        self.first = nn.Linear(2, 2)
+        self.second = nn.Linear(2, 1)
+
+
+@pytest.fixture
+def checkpoint():
+    torch.manual_seed(1)
+    network = Network()
+    network.fixed.data.fill_(7)
+    ema = EMA(network, 0.9)
+    for shadow in ema.shadow_params:
+        shadow += 1
+    return {"optimizer": {}, "model": {f"module.{k}": v for k, v in network.state_dict().items()},
+            "ema": ema.state_dict(), "step": 5}
+
+
+def test_averages_are_used_and_fixed_parameters_come_from_the_model(tmp_path, checkpoint):
+    save(tmp_path / "c.pth", checkpoint)
+    network = Network()
+    load_weights(network, tmp_path / "c.pth")
+    assert torch.equal(network.first.weight, checkpoint["model"]["module.first.weight"] + 1)
+    assert torch.equal(network.second.bias, checkpoint["model"]["module.second.bias"] + 1)
+    assert network.fixed.tolist() == [7, 7, 7]
+    load_weights(network, tmp_path / "c.pth", use_ema=False)
+    assert torch.equal(network.first.weight, checkpoint["model"]["module.first.weight"])
+
+
+def test_a_bare_state_dict_is_accepted(tmp_path, checkpoint):
+    save(tmp_path / "c.pth", {k.removeprefix("module."): v.half() for k, v in checkpoint["model"].items()})
+    network = Network()
+    load_weights(network, tmp_path / "c.pth")
+    assert network.first.weight.dtype == torch.float32
+    torch.testing.assert_close(network.first.weight, checkpoint["model"]["module.first.weight"],
+                               rtol=1e-3, atol=1e-3, check_dtype=False)
+
+
+@pytest.mark.parametrize("spoil, reason", [
+    (lambda c: c["model"].pop("module.first.bias"), "first.bias is missing"),
+    (lambda c: c["model"].update(extra=torch.zeros(1)), "extra is not part"),
+    (lambda c: c["model"].update({"module.first.bias": torch.zeros(5)}), r"first.bias has shape \[5\], expected \[2\]"),
+    (lambda c: c["model"]["module.first.bias"].fill_(torch.nan), "first.bias holds NaN"),
+    (lambda c: c["ema"]["shadow_params"].pop(), "not a list of 4 tensors"),
+    (lambda c: c["ema"]["shadow_params"].reverse(), "ema of first.weight has shape"),
+    (lambda c: c.update(model=3), "no state dict"),
+    (lambda c: c.update(ema=None), "ema.shadow_params"),
+])
+def test_what_does_not_fit_is_named(tmp_path, checkpoint, spoil, reason):
+    spoil(checkpoint)
+    save(tmp_path / "c.pth", checkpoint)
+    with pytest.raises(ValueError, match=reason) as error:
+        load_weights(Network(), tmp_path / "c.pth")
+    assert str(tmp_path / "c.pth") in str(error.value) and "\n" not in str(error.value)
+
+
+class Payload:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+def test_code_in_the_file_does_not_run(tmp_path, checkpoint):
+    marker = str(tmp_path / "ran")
+    checkpoint["optimizer"] = Payload(marker)
+    torch.save(checkpoint, tmp_path / "c.pth")
+    with pytest.raises(ValueError, match="not a checkpoint of plain tensors"):
+        load_weights(Network(), tmp_path / "c.pth")
+    assert not os.path.exists(marker)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken zip"])
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "c.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path, checkpoint):
+    save(tmp_path / "c.pth", checkpoint)
+    (tmp_path / "c.pth").write_bytes((tmp_path / "c.pth").read_bytes()[:-200])
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_the_average_follows_its_formula():
+    network = Network()
+    ema = EMA(network, 0.5)
+    expected = ema.shadow_params[0].clone()
+    for n in range(1, 30):
+        network.first.weight.data.normal_()
+        ema.update(network)
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * network.first.weight.data
+    torch.testing.assert_close(ema.shadow_params[0], expected)
+    assert len(ema.shadow_params) == len(trainable(network)) == 4
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path):
+    save(tmp_path / "c.pth", {"a": torch.ones(1)})
+    with pytest.raises(Exception):
+        save(tmp_path / "c.pth", {"a": lambda: 0})
+    assert read_checkpoint(tmp_path / "c.pth")["a"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]

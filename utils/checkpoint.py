@@ -1,0 +1,102 @@
+"""Weights on disk: the published checkpoint layout, read without running code from the file."""
+import os
+import pickle
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """Exponential moving average of the trainable parameters, in their order.
+
+    After n updates the decay is min(rate, (1 + n) / (10 + n)), so that the average forgets its start.
+    """
+
+    def __init__(self, network: nn.Module, rate: float):
+        self.decay, self.num_updates = rate, 0
+        self.shadow_params = [p.detach().clone() for p in trainable(network)]
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        torch._foreach_lerp_(self.shadow_params, [p.detach() for p in trainable(network)], 1 - decay)
+
+    def state_dict(self) -> dict:
+        return {"decay": self.decay, "num_updates": self.num_updates, "shadow_params": self.shadow_params}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.decay, self.num_updates = state["decay"], state["num_updates"]
+        for shadow, saved in zip(self.shadow_params, state["shadow_params"], strict=True):
+            shadow.copy_(saved)
+
+
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    return [p for p in network.parameters() if p.requires_grad]
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """Read a dict of tensors and plain values. ValueError when it is anything else, naming the file."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path}: not a checkpoint of plain tensors ({reason[:120]})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}; accepted: a dict of weights")
+    return content
+
+
+def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> None:
+    """Load weights into ``network``, strictly.
+
+    The file holds ``{optimizer, model, ema, step}`` with ``model`` a state dict (keys may start with
+    ``module.``) and ``ema.shadow_params`` a list in the order of the trainable parameters, or is a bare state
+    dict. With ``use_ema`` the averaged weights are used where the file has them. Raises ValueError naming the
+    file and the first tensor that is missing, extra, misshapen or not finite.
+    """
+    content = read_checkpoint(path)
+    state = content.get("model", content)
+    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+        raise ValueError(f"{path}: holds no state dict of weights")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    expected = network.state_dict()
+    for name in expected:
+        if name not in state:
+            raise ValueError(f"{path}: tensor {name} is missing; is the checkpoint of another config?")
+    for name, value in state.items():
+        if name not in expected:
+            raise ValueError(f"{path}: tensor {name} is not part of this network; is the checkpoint of another "
+                             "config?")
+        _check(path, name, value, expected[name])
+    network.load_state_dict(state)
+
+    if use_ema and "model" in content and "ema" in content:
+        names = [name for name, p in network.named_parameters() if p.requires_grad]
+        shadow = content["ema"].get("shadow_params") if isinstance(content["ema"], dict) else None
+        if not isinstance(shadow, list) or len(shadow) != len(names):
+            raise ValueError(f"{path}: ema.shadow_params is not a list of {len(names)} tensors; is the "
+                             "checkpoint of another config?")
+        for name, value, parameter in zip(names, shadow, trainable(network)):
+            _check(path, f"ema of {name}", value, parameter)
+            parameter.data.copy_(value)
+
+
+def _check(path, name: str, value, expected: torch.Tensor) -> None:
+    if not torch.is_tensor(value) or value.shape != expected.shape:
+        found = f"shape {list(value.shape)}" if torch.is_tensor(value) else type(value).__name__
+        raise ValueError(f"{path}: tensor {name} has {found}, expected {list(expected.shape)}; is the checkpoint "
+                         "of another config?")
+    if not torch.isfinite(value).all():
+        raise ValueError(f"{path}: tensor {name} holds NaN or infinite values")
+
+
+def save(path: str | Path, content: dict) -> None:
+    """`torch.save` under a temporary name, renamed when complete."""
+    partial = Path(path).with_name(f".partial-{Path(path).name}")
+    try:
+        torch.save(content, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,80 @@
+"""Configs of the published layout: YAML with the sections training, sampling, data and model."""
+from pathlib import Path
+
+import yaml
+from ml_collections import ConfigDict
+
+NUMBER, WHOLE, FLAG, TEXT, WHOLES = "a number", "a whole number", "true or false", "a text", "a list of numbers"
+
+# Every key of a config and the type of its value.
+KEYS = {
+    "training": {"continuous": FLAG, "reduce_mean": FLAG, "sde": TEXT},
+    "sampling": {"n_steps_each": WHOLE, "noise_removal": FLAG, "probability_flow": FLAG, "snr": NUMBER,
+                 "method": TEXT, "predictor": TEXT, "corrector": TEXT},
+    "data": {"dataset": TEXT, "save_path": TEXT, "image_size": WHOLE, "num_channels": WHOLE,
+             "is_complex": FLAG, "is_multi": FLAG, "centered": FLAG},
+    "model": {"name": TEXT, "sigma_max": NUMBER, "sigma_min": NUMBER, "num_scales": WHOLE, "beta_min": NUMBER,
+              "beta_max": NUMBER, "scale_by_sigma": FLAG, "ema_rate": NUMBER, "normalization": TEXT,
+              "nonlinearity": TEXT, "nf": WHOLE, "ch_mult": WHOLES, "num_res_blocks": WHOLE,
+              "attn_resolutions": WHOLES, "resamp_with_conv": FLAG, "conditional": FLAG, "fir": FLAG,
+              "fir_kernel": WHOLES, "skip_rescale": FLAG, "resblock_type": TEXT, "progressive": TEXT,
+              "progressive_input": TEXT, "progressive_combine": TEXT, "attention_type": TEXT,
+              "init_scale": NUMBER, "fourier_scale": NUMBER, "conv_size": WHOLE, "dropout": NUMBER,
+              "embedding_type": TEXT},
+}
+
+# The sampler's settings that are built; other values are refused rather than ignored.
+SAMPLING = {"noise_removal": True, "probability_flow": False, "method": "pc",
+            "predictor": "reverse_diffusion", "corrector": "langevin"}
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+CHECKS = {
+    NUMBER: _is_number,
+    WHOLE: lambda value: isinstance(value, int) and not isinstance(value, bool),
+    FLAG: lambda value: isinstance(value, bool),
+    TEXT: lambda value: isinstance(value, str),
+    WHOLES: lambda value: isinstance(value, list) and all(map(_is_number, value)),
+}
+
+
+def load_config(path: str | Path) -> ConfigDict:
+    """Read and check a config file.
+
+    Returns a `ConfigDict` with the sections of `KEYS` and ``seed``. Raises ValueError, naming the file and the
+    key, for a file that is not YAML, a missing, misspelt or wrongly typed key, or a sampling setting that is
+    not built; FileNotFoundError when there is no such file.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: expected the sections {', '.join(KEYS)}")
+    _compare_names(path, "", tree, [*KEYS, "seed"], optional=["seed"])
+    if not CHECKS[WHOLE](tree.setdefault("seed", 42)):
+        raise ValueError(f"{path}: seed: {tree['seed']!r}; expected {WHOLE}")
+    for section, keys in KEYS.items():
+        if not isinstance(tree[section], dict):
+            raise ValueError(f"{path}: {section}: expected a section with keys")
+        _compare_names(path, f"{section}.", tree[section], keys)
+        for key, kind in keys.items():
+            if not CHECKS[kind](tree[section][key]):
+                raise ValueError(f"{path}: {section}.{key}: {tree[section][key]!r}; expected {kind}")
+    for key, built in SAMPLING.items():
+        if tree["sampling"][key] != built:
+            raise ValueError(f"{path}: sampling.{key}: {tree['sampling'][key]!r} is not supported; "
+                             f"accepted: {built!r}")
+    return ConfigDict(tree)
+
+
+def _compare_names(path, prefix: str, found: dict, expected, optional=()) -> None:
+    unknown = [key for key in found if key not in expected]
+    missing = [key for key in expected if key not in found and key not in optional]
+    if unknown:
+        raise ValueError(f"{path}: unknown key {prefix}{unknown[0]}")
+    if missing:
+        raise ValueError(f"{path}: missing key {prefix}{missing[0]}")
