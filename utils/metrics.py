@@ -1,0 +1,45 @@
+"""Image quality against the ground truth: PSNR and SSIM by view, and the inter-slice error."""
+import torch
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+VIEWS = {"axial": 0, "coronal": 1, "sagittal": 2}    # the axis of [D, H, W] that the slices are stacked along
+SSIM_WINDOW = 11                                     # pixels of torchmetrics' Gaussian window, at its default
+
+
+def evaluate(volume: torch.Tensor, truth: torch.Tensor, slice_axis: int = 0) -> dict:
+    """Compare ``volume`` with ``truth``, both [D, H, W] in the prior's unit range.
+
+    PSNR and SSIM use the data range max(truth) - min(truth) of the whole volume. ``psnr`` at the top is that
+    of the volume; a view's figures are means over its slices, those left out where the truth is constant, and
+    ``ssim`` at the top is the mean over the three views. SSIM is None for slices thinner than its window.
+    ``inter_slice_error`` is the mean of |(x[k+1] - x[k]) - (g[k+1] - g[k])| along ``slice_axis``, the
+    axis that the prior's slices are stacked along (0 axial, 1 coronal); None for a single slice.
+    """
+    if volume.shape != truth.shape:
+        raise ValueError(f"volume of {list(volume.shape)} against a truth of {list(truth.shape)}")
+    span = float(truth.max() - truth.min())
+    result = {"psnr": peak_signal_noise_ratio(volume, truth, data_range=span).item()}
+    views = {name: _view(volume.movedim(axis, 0), truth.movedim(axis, 0), span) for name, axis in VIEWS.items()}
+    ssims = [view["ssim"] for view in views.values() if view["ssim"] is not None]
+    result["ssim"] = sum(ssims) / len(ssims) if ssims else None
+    result["inter_slice_error"] = inter_slice_error(volume, truth, slice_axis)
+    return result | views
+
+
+def inter_slice_error(volume: torch.Tensor, truth: torch.Tensor, axis: int = 0) -> float | None:
+    """Mean absolute error of the differences of neighbouring slices along ``axis``; None for one slice."""
+    if volume.shape[axis] < 2:
+        return None
+    return (volume.diff(dim=axis) - truth.diff(dim=axis)).abs().mean().item()
+
+
+def _view(slices: torch.Tensor, truth: torch.Tensor, span: float) -> dict:
+    varying = truth.flatten(1).amax(1) > truth.flatten(1).amin(1)
+    slices, truth = slices[varying][:, None], truth[varying][:, None]
+    psnr = peak_signal_noise_ratio(slices, truth, data_range=span, reduction="elementwise_mean", dim=(1, 2, 3))
+    if min(slices.shape[-2:]) < SSIM_WINDOW:
+        return {"psnr": psnr.item(), "ssim": None}
+    # A few slices at a time: the windowed moments take many times a slice's memory.
+    ssim = torch.cat([structural_similarity_index_measure(ours, theirs, data_range=span, reduction="none").view(-1)
+                      for ours, theirs in zip(slices.split(16), truth.split(16))])
+    return {"psnr": psnr.item(), "ssim": ssim.mean().item()}
