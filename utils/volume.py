@@ -1,5 +1,8 @@
 """Medical volumes on disk and their geometry: read, reorient, crop, resize, write."""
+import gzip
+import math
 import os
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,6 +91,7 @@ def read_volume(path: str | Path, orientation: str | None = None) -> Volume:
             raise ValueError(f"{path}: {len(size)}D image of size {' x '.join(map(str, size))}; accepted: 3D")
         if components != 1:
             raise ValueError(f"{path}: {components} values a voxel; accepted: one (a grey-value volume)")
+        _check_voxels(path, size, reader)
         image = reader.Execute()
     except RuntimeError as error:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
@@ -98,10 +102,34 @@ def read_volume(path: str | Path, orientation: str | None = None) -> Volume:
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{path}: voxels of type {array.dtype}; accepted: integers or real numbers")
     array = array.astype(np.float32)
-    bad = int(array.size - np.isfinite(array).sum())
-    if bad:
-        raise ValueError(f"{path}: {bad} of {array.size} voxels are NaN or infinite; accepted: finite values")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path}: voxels beyond the range of float32; accepted: finite values")
     return Volume(array, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def _check_voxels(path: Path, size, reader: sitk.ImageFileReader) -> None:
+    """Look at the stored bytes for what the reader passes over: it takes missing voxels and NaN for zeros.
+
+    Raises ValueError when the file ends before its last voxel or holds values that are not finite.
+    """
+    voxel = sitk.Image(1, 1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
+    stored = {"16": "f4", "64": "f8"}.get(reader.GetMetaData("datatype"))    # NIfTI's codes of real numbers
+    missing, bad = math.prod(size) * voxel, 0
+    try:
+        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
+            header = stream.read(int(float(reader.GetMetaData("vox_offset"))))
+            order = "<" if int.from_bytes(header[:4], "little") in (348, 540) else ">"
+            while missing and (chunk := stream.read(min(missing, 1 << 22))):
+                missing -= len(chunk)
+                if stored:
+                    values = np.frombuffer(chunk[:len(chunk) // voxel * voxel], order + stored)
+                    bad += values.size - int(np.isfinite(values).sum())
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: damaged or incomplete gzip file ({error})") from None
+    if missing:
+        raise ValueError(f"{path}: {missing} bytes short of its {' x '.join(map(str, size))} voxels")
+    if bad:
+        raise ValueError(f"{path}: {bad} voxels are NaN or infinite; accepted: finite values")
 
 
 def write_volume(path: str | Path, volume: Volume) -> None:

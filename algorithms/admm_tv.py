@@ -1,0 +1,67 @@
+"""Reconstruction with in-plane total variation, without a learned prior."""
+import torch
+import torch.nn.functional as F
+
+from algorithms.cg import cg
+
+
+@torch.no_grad()
+def admm_tv(operator, y, *, lam=3.0, rho=50.0, outer=30, inner=20, callback=None):
+    """Minimise ``1/2 |A x - y|^2 + lam (|Dx x|_1 + |Dy x|_1)`` over stacks of slices.
+
+    ADMM with scaled duals (Boyd et al. 2011, "Distributed optimization and statistical learning via ADMM",
+    section 6.4.1) on the split z = D x, where D stacks the periodic forward differences along the two
+    in-plane axes:
+
+        x <- (A^T A + rho D^T D)^-1 (A^T y + rho D^T (z - u))      by CG, started at the last x
+        z <- shrink(D x + u, lam / rho)
+        u <- u + D x - z
+
+    Args:
+        operator: linear operator with A and A_T, between tensors [n, 1, H, W] and its range.
+        y: measurement, in the range of A.
+        lam: weight of the total variation, >= 0, in units of |A x|^2 per unit of intensity.
+        rho: penalty of the split, > 0; it sets the speed, not the solution.
+        outer: ADMM iterations, >= 1.
+        inner: CG steps in each, >= 1.
+        callback: called after every iteration with a dict: 'level' (0, 1, ...), 'x0' (the present x; not
+            to be changed), 'residual' (relative residual that CG reached).
+
+    Returns:
+        x [n, 1, H, W], from x = 0.
+
+    Raises:
+        ValueError: lam, rho, outer or inner out of range.
+    """
+    if not lam >= 0:
+        raise ValueError(f"lam is {lam}; it must be 0 or more")
+    if not rho > 0:
+        raise ValueError(f"rho is {rho}; it must be above 0")
+    if outer < 1 or inner < 1:
+        raise ValueError(f"outer is {outer} and inner is {inner}; both must be 1 or more")
+
+    def normal_operator(x):
+        return torch.add(operator.A_T(operator.A(x)), differences_T(differences(x)), alpha=rho)
+
+    ATy = operator.A_T(y)
+    x = torch.zeros_like(ATy)
+    z = differences(x)
+    u = torch.zeros_like(z)
+    for i in range(outer):
+        x, info = cg(normal_operator, torch.add(ATy, differences_T(z - u), alpha=rho), x, inner)
+        u += differences(x)  # D x + u
+        z = F.softshrink(u, lam / rho)
+        u -= z
+        if callback:
+            callback({"level": i, "x0": x, "residual": info.residual})
+    return x
+
+
+def differences(x):
+    """Periodic forward differences along H and W: [n, 1, H, W] -> [2, n, 1, H, W]."""
+    return torch.stack([x.roll(-1, axis) - x for axis in (-2, -1)])
+
+
+def differences_T(g):
+    """Adjoint of `differences`: [2, n, 1, H, W] -> [n, 1, H, W]."""
+    return sum(g_axis.roll(1, axis) - g_axis for g_axis, axis in zip(g, (-2, -1)))

@@ -1,0 +1,134 @@
+"""Volumes: where every voxel lies in the patient survives reorientation, crop, resize and the file."""
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from utils.volume import Volume, read_volume, scale_from_unit, scale_to_unit, write_volume
+
+OBLIQUE = (0.9, -0.4358898943540674, 0, 0.4358898943540674, 0.9, 0, 0, 0, 1)
+
+
+def image(shape=(5, 6, 7), direction=None, kind=np.float32):
+    values = np.random.default_rng(0).normal(100, 50, shape).astype(kind)
+    result = sitk.GetImageFromArray(values)
+    result.SetSpacing((0.7, 0.8, 2.5))
+    result.SetOrigin((-12, 34, 56))
+    if direction:
+        result.SetDirection(direction)
+    return result
+
+
+def as_image(volume):
+    result = sitk.GetImageFromArray(volume.array)
+    result.SetSpacing(volume.spacing)
+    result.SetOrigin(volume.origin)
+    result.SetDirection(volume.direction)
+    return result
+
+
+def write(tmp_path, itk_image, name="scan.nii.gz"):
+    sitk.WriteImage(itk_image, str(tmp_path / name))
+    return tmp_path / name
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "LPI", "PIR", "oblique"])
+def test_the_same_point_has_the_same_value_after_reading_cropping_and_writing(tmp_path, orientation):
+    source = image(direction=OBLIQUE if orientation == "oblique" else None)
+    if orientation != "oblique":
+        source = sitk.DICOMOrient(source, orientation)
+    depth = read_volume(write(tmp_path, source), "LPI").array.shape[0]
+    volume = read_volume(tmp_path / "scan.nii.gz", "LPI").crop(1, depth - 1)
+    write_volume(tmp_path / "out.nii.gz", volume)
+    result = sitk.ReadImage(str(tmp_path / "out.nii.gz"))
+    size = np.array(result.GetSize())
+    assert size[2] == depth - 2
+    for index in np.random.default_rng(1).integers(0, size, (100, 3)).tolist():
+        point = result.TransformIndexToPhysicalPoint(index)
+        found = source.TransformPhysicalPointToContinuousIndex(point)
+        assert np.allclose(found, np.round(found), atol=1e-3 / 0.7)      # 1e-3 mm
+        assert source[np.round(found).astype(int).tolist()] == pytest.approx(result[index], rel=1e-6)
+
+
+def test_lpi_slices_run_from_top_to_bottom(tmp_path):
+    volume = read_volume(write(tmp_path, image()), "LPI")
+    assert np.array_equal(np.reshape(volume.direction, (3, 3)), np.diag([1, 1, -1]))
+
+
+@pytest.mark.parametrize("size", [3, 12, 13])
+def test_resizing_keeps_the_field_of_view(size):
+    # A linear function of the physical position stays that function (antialiasing moves it a little).
+    source = image((3, 24, 26), OBLIQUE)
+    z, y, x = np.meshgrid(*(np.arange(n) for n in (3, 24, 26)), indexing="ij")
+    points = np.stack([x * 0.7, y * 0.8, z * 2.5], -1) @ np.reshape(OBLIQUE, (3, 3)).T + (-12, 34, 56)
+    values = (points @ (1.0, 2.0, -0.5)).astype(np.float32)
+    volume = Volume(values, source.GetSpacing(), source.GetOrigin(), source.GetDirection()).resize(size)
+    result = as_image(volume)
+    assert volume.array.shape == (3, size, size)
+    for index in ([size // 2, size // 2, 1], [(size - 1) // 2, size // 2, 2]):
+        expected = np.dot(result.TransformIndexToPhysicalPoint(index), (1.0, 2.0, -0.5))
+        assert result[index] == pytest.approx(expected, abs=0.15)
+    extent = np.array(volume.spacing) * result.GetSize()
+    assert np.allclose(extent, np.array(source.GetSpacing()) * (26, 24, 3))
+
+
+def test_thick_slices_lie_in_the_middle_of_the_thin_ones():
+    thin = Volume(np.arange(8, dtype=np.float32)[:, None, None] * np.ones((8, 2, 2), np.float32), (1, 1, 0.5), (0, 0, 10))
+    thick = thin.thicken(thin.array.reshape(2, 4, 2, 2).mean(1), 4)
+    assert thick.spacing == (1, 1, 2) and thick.origin == (0, 0, 10.75)
+
+
+def test_crop_refuses_an_empty_range_and_keeps_all_for_zeros():
+    volume = Volume(np.zeros((5, 2, 2), np.float32))
+    assert volume.crop(0, 0) is volume
+    for begin, end in ((3, 3), (4, 2), (0, 6), (5, 9)):
+        with pytest.raises(ValueError, match=f"--slice-begin {begin} --slice-end {end}.*5"):
+            volume.crop(begin, end)
+
+
+def test_values_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="shape"):
+        Volume(np.zeros((2, 2, 2), np.float32)).with_array(np.zeros((2, 2, 3)))
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint8, np.uint16, np.int32, np.float32, np.float64])
+def test_number_types(tmp_path, kind):
+    volume = read_volume(write(tmp_path, image(kind=kind)))
+    assert volume.array.dtype == np.float32 and volume.array.std() > 10
+
+
+def test_unreadable_files_are_named(tmp_path):
+    cases = {"missing.nii": (FileNotFoundError, "no such file"), "scan.mha": (ValueError, "not a NIfTI"),
+             "text.nii": (ValueError, "cannot be read as NIfTI"), "cut.nii.gz": (ValueError, "incomplete gzip"),
+             "short.nii": (ValueError, "1 bytes short of its 2 x 2 x 2 voxels"), "flat.nii": (ValueError, "2D"), "series.nii": (ValueError, "4D"),
+             "vector.nii": (ValueError, "3 values a voxel"), "nan.nii": (ValueError, "1 voxels are NaN")}
+    (tmp_path / "scan.mha").write_text("x")
+    (tmp_path / "text.nii").write_text("no image")
+    whole = write(tmp_path, image((20, 20, 20))).read_bytes()
+    (tmp_path / "cut.nii.gz").write_bytes(whole[:len(whole) // 2])
+    short = write(tmp_path, image((2, 2, 2)), "short.nii")
+    short.write_bytes(short.read_bytes()[:-1])
+    write(tmp_path, sitk.Image(4, 5, sitk.sitkInt16), "flat.nii")
+    write(tmp_path, sitk.JoinSeries([image(), image()]), "series.nii")
+    write(tmp_path, sitk.Compose([image()] * 3), "vector.nii")
+    spoilt = image()
+    spoilt[1, 2, 3] = np.nan
+    write(tmp_path, spoilt, "nan.nii")
+    for name, (kind, reason) in cases.items():
+        with pytest.raises(kind, match=reason) as error:
+            read_volume(tmp_path / name)
+        assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="cannot be written"):
+        write_volume(tmp_path / "no folder" / "x.nii.gz", Volume(np.zeros((2, 2, 2), np.float32)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_scaling_clamps_and_inverts():
+    values = np.array([-2000.0, -1000, 300, 1600, 3000])
+    unit = scale_to_unit(values, -1000, 1600)
+    assert unit.tolist() == [0, 0, 0.5, 1, 1]
+    assert scale_from_unit(unit, -1000, 1600).tolist() == [-1000, -1000, 300, 1600, 1600]
+    with pytest.raises(ValueError, match="all voxels have the value 5"):
+        scale_to_unit(np.full(3, 5.0), 5, 5)
