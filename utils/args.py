@@ -14,6 +14,16 @@ NOISE_CONTROLS = ("SLERP", "None")
 RENOISE_METHODS = ("DDPM", "DDIM", "DDS", "DiffPIR")
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser that shows defaults, and answers a mistake with one line and status 2."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def one_of(*choices):
     """An argparse type: one of ``choices``, upper and lower case alike."""
     def convert(text: str) -> str:
@@ -70,8 +80,7 @@ def not_yet(text: str) -> float:
 def build_parser(problem: str) -> argparse.ArgumentParser:
     """The flags of "CBCT" (cone-beam CT) or "ZSR" (MRI z-axis super-resolution)."""
     ct = problem == "CBCT"
-    parser = argparse.ArgumentParser(
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = Parser(
         description="Cone-beam CT from few or limited angles, with a 2D diffusion prior and noise that is "
                     "consistent between slices (ISCS)." if ct else
                     "MRI super-resolution along z, with a 2D diffusion prior and noise that is consistent "
@@ -144,12 +153,7 @@ def build_parser(problem: str) -> argparse.ArgumentParser:
 def parse_args(problem: str, argv=None) -> argparse.Namespace:
     """Parse and check the flags; a bad one ends the program with one line and status 2."""
     parser = build_parser(problem)
-
-    def error(message):
-        parser.exit(2, f"{parser.prog}: error: {message}\n")
-
-    parser.error = error
-    args = parser.parse_args(argv)
+    args, error = parser.parse_args(argv), parser.error
     if args.sigma_min >= args.sigma_max:
         error(f"--sigma-min {args.sigma_min:g} --sigma-max {args.sigma_max:g}: accepted is sigma-min below "
               "sigma-max")

@@ -37,7 +37,10 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """Read a dict of tensors and plain values. ValueError when it is anything else, naming the file."""
+    """Read a dict of tensors and plain values, without running code from the file.
+
+    Raises FileNotFoundError, or ValueError naming the file when it is anything else.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:

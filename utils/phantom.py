@@ -2,12 +2,12 @@
 
 python -m utils.phantom thorax --seed 7 --shape 48 128 128 --spacing 4 2.8 2.8 --output thorax.nii.gz
 """
-import argparse
 import os
 import sys
 
 import numpy as np
 
+from utils.args import Parser
 from utils.phantom_head import head
 from utils.phantom_thorax import thorax
 
@@ -42,16 +42,8 @@ def write_phantom(path, kind, volume, spacing):
             os.remove(partial)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports an error in one line."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def main(argv=None):
-    parser = _Parser(prog="utils.phantom", description=__doc__.splitlines()[0],
-                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(prog="utils.phantom", description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=sorted(ORIENTATION))
     parser.add_argument("--seed", type=int, default=0, help="patient: a non-negative integer")
     parser.add_argument("--shape", type=int, nargs=3, default=[96, 128, 128], metavar=("D", "H", "W"),

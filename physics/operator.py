@@ -1,0 +1,38 @@
+"""What every measurement operator offers to the algorithms."""
+
+
+def check(name, tensor, shape):
+    """The tensor itself, if it is floating point of this shape; otherwise ValueError naming `name`."""
+    if tuple(tensor.shape) != tuple(shape) or not tensor.is_floating_point():
+        raise ValueError(f"{name}: expected floating point {list(shape)}, "
+                         f"found {tensor.dtype} {list(tensor.shape)}")
+    return tensor
+
+
+class LinearOperator:
+    """A linear measurement y = A x with its exact adjoint A_T and a pseudo-inverse A_dagger.
+
+    domain_shape  shape of x, in the sampler's layout [slices, 1, H, W]
+    range_shape   shape of y
+
+    A subclass defines `_forward`, `_adjoint` and `_pseudo_inverse`, which see only tensors of the right
+    shape; the public methods raise ValueError for any other shape and for integers.
+    """
+
+    def __init__(self, domain_shape, range_shape):
+        self.domain_shape, self.range_shape = tuple(domain_shape), tuple(range_shape)
+
+    def A(self, x):
+        """The measurement [range_shape] of a volume [domain_shape]."""
+        return self._forward(check(f"{type(self).__name__}.A", x, self.domain_shape))
+
+    def A_T(self, y):
+        """The adjoint: <A x, y> = <x, A_T y> for all x [domain_shape], y [range_shape]."""
+        return self._adjoint(check(f"{type(self).__name__}.A_T", y, self.range_shape))
+
+    def A_dagger(self, y):
+        """A linear pseudo-inverse [domain_shape] of y [range_shape]; how exact, the subclass says."""
+        return self._pseudo_inverse(check(f"{type(self).__name__}.A_dagger", y, self.range_shape))
+
+    def __repr__(self):
+        return f"<{type(self).__name__} {list(self.domain_shape)} -> {list(self.range_shape)}>"

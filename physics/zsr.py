@@ -1,0 +1,27 @@
+"""Z super-resolution: thick slices as averages of thin ones."""
+from physics.operator import LinearOperator
+
+
+class ZAverage(LinearOperator):
+    """Averages `factor` neighbouring planes of the last axis: [H, 1, W, D] -> [H, 1, W, D / factor].
+
+    A_T spreads y / factor over those planes; A_dagger, the Moore-Penrose inverse, repeats y: A A_dagger = 1.
+    Raises ValueError for a factor below 2 or not whole, and for a D that is not a multiple of it.
+    """
+
+    def __init__(self, shape, factor):
+        if not factor >= 2 or factor % 1:
+            raise ValueError(f"factor: expected a whole number of at least 2, found {factor}")
+        if shape[-1] % factor or not shape[-1]:
+            raise ValueError(f"shape: expected a multiple of {factor} as last axis, found {list(shape)}")
+        self.factor = int(factor)
+        super().__init__(shape, (*shape[:-1], shape[-1] // self.factor))
+
+    def _forward(self, x):
+        return x.unflatten(-1, (-1, self.factor)).mean(-1)
+
+    def _adjoint(self, y):
+        return self._pseudo_inverse(y) / self.factor
+
+    def _pseudo_inverse(self, y):
+        return y.repeat_interleave(self.factor, dim=-1)

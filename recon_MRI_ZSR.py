@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""MRI super-resolution along z, with a 2D diffusion prior made coherent in 3D by ISCS."""
+from utils.args import input_errors, parse_args
+
+
+def main(argv=None) -> None:
+    args = parse_args("ZSR", argv)
+
+    import torch
+
+    from algorithms.consistency import ddnm, dds
+    from algorithms.noise import noise_source
+    from algorithms.pc import predictor_corrector
+    from algorithms.sampler import sample
+    from algorithms.schedule import sigma_levels
+    from models.denoiser import SliceScore
+    from models.ncsnpp import NCSNpp
+    from physics.noise import add_noise, snr_db
+    from physics.zsr import ZAverage
+    from utils.checkpoint import load_weights
+    from utils.config import load_config
+    from utils.device import choose_device
+    from utils.result import Run, progress_bar
+    from utils.volume import read_volume, scale_from_unit, scale_to_unit
+
+    # 1. What is asked for: volume, prior, operator. Everything that can be wrong is found here.
+    with input_errors():
+        device = choose_device(args.device, args.gpu)
+        volume = read_volume(args.data)
+        window = float(volume.array.min()), float(volume.array.max())
+        volume = volume.crop(args.slice_begin, args.slice_end)
+        depth = volume.array.shape[0]
+        if depth < args.degree:
+            raise ValueError(f"--degree {args.degree}: more than the {depth} slices of {args.data}")
+        if depth % args.degree:
+            print(f"{depth} slices are not a multiple of {args.degree}: the last {depth % args.degree} are left out")
+            volume = volume.crop(0, depth - depth % args.degree)
+        # [D, H, W] -> [H, 1, W, D]: the prior sees slices that contain z, one for every y.
+        truth = torch.from_numpy(scale_to_unit(volume.array, *window)).permute(1, 2, 0)[:, None].contiguous()
+        truth = truth.to(device)
+        operator = ZAverage(truth.shape, args.degree)
+        config = load_config(args.config_path)
+        network = NCSNpp(config)
+        load_weights(network, args.checkpoint_path)
+        score = SliceScore(network, args.batch_size, device,
+                           lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
+        run = Run(args, "ZSR", volume, to_volume, window, slice_axis=1)
+    print(f"{args.method} {args.task}-{args.degree}: {' x '.join(map(str, volume.array.shape))} voxels, "
+          f"on {device}", flush=True)
+    generator = torch.Generator().manual_seed(args.seed)
+    noise = noise_source(args.noise_control, truth.shape, generator, device)
+    sigmas = sigma_levels(args.NFE, args.sigma_min, args.sigma_max)
+
+    if args.method == "uncondition":
+        block = config.sampling
+        x = predictor_corrector(score, noise, sigmas, snr=block.snr, n_steps_each=block.n_steps_each,
+                                callback=run.watch(args.NFE))
+        run.save("recon", x, compare=False)
+        return run.finish()
+
+    # 2. The measurement: thick slices, and noise.
+    run.save("GT", truth)
+    clean = operator.A(truth)
+    y = add_noise(clean, args.sino_noise, generator)
+    print(f"measurement: SNR {snr_db(clean, y):.1f} dB", flush=True)
+    run.save_volume("y", volume.thicken(scale_from_unit(to_volume(y).cpu(), *window), args.degree))
+
+    # 3. The baseline, from the measurement alone.
+    initial = operator.A_dagger(y)
+    run.save("ATy", initial)
+
+    # 4. Reconstruction.
+    consistency = dds(operator, y, args.num_cg, args.w_tik) if args.method == "DDS" else ddnm(operator, y)
+    x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method,
+               x_init=initial if args.use_init else None, callback=run.watch(args.NFE))
+    run.save("recon", x)
+    run.finish()
+
+
+def to_volume(x):
+    """Slices [H, 1, W, D] as a volume [D, H, W]."""
+    return x[:, 0].permute(2, 0, 1)
+
+
+if __name__ == "__main__":
+    main()

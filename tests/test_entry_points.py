@@ -1,0 +1,219 @@
+"""Both demos from the command line, on small volumes with a small random prior."""
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+import yaml
+
+import recon_CBCT
+import recon_MRI_ZSR
+from utils.checkpoint import load_weights, save
+from utils.config import load_config
+from utils.volume import read_volume
+
+CT_SHAPE, MR_SHAPE = (8, 20, 24), (14, 18, 10)
+
+
+@pytest.fixture(scope="module")
+def prior(data_dir, tmp_path_factory):
+    """A prior that removes a fixed share of the noise: the tiny network with its output set to zero, so that
+    every estimate is finite and the measurement decides."""
+    from models.ncsnpp import NCSNpp
+
+    network = NCSNpp(load_config(data_dir / "ncsnpp_tiny.yaml"))
+    load_weights(network, data_dir / "ncsnpp_tiny.pth")
+    for parameter in network.all_modules[-1].parameters():
+        parameter.data *= 0.05
+    path = tmp_path_factory.mktemp("prior") / "prior.pth"
+    save(path, network.state_dict())
+    return ["--checkpoint-path", str(path), "--config-path", str(data_dir / "ncsnpp_tiny.yaml")]
+
+
+@pytest.fixture(scope="module")
+def ct_scan(tmp_path_factory):
+    """A water cylinder with bones, air around; RAS, anisotropic."""
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in CT_SHAPE), indexing="ij")
+    array = np.where(x**2 + y**2 < 0.8, 0, -1000).astype(np.int16)
+    array[(x - 0.3 * z) ** 2 + y**2 < 0.1] = 900
+    return write_scan(tmp_path_factory.mktemp("ct") / "chest.nii.gz", array)
+
+
+@pytest.fixture(scope="module")
+def mr_scan(tmp_path_factory):
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in MR_SHAPE), indexing="ij")
+    return write_scan(tmp_path_factory.mktemp("mr") / "head.nii", (500 * np.exp(-2 * (x**2 + y**2 + z**2)) + 30)
+                      .astype(np.float32))
+
+
+def write_scan(path, array):
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((1.5, 2.0, 3.0))
+    image.SetOrigin((10, -20, 30))
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))    # RAS
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, capsys, prior, ct_scan, mr_scan):
+    """Run an entry point; returns its folder, whose path is the last line printed."""
+    def call(problem, *flags):
+        entry, scan = {"CT": (recon_CBCT, ct_scan), "MR": (recon_MRI_ZSR, mr_scan)}[problem]
+        entry.main(["--data", str(scan), *prior, "--device", "cpu", "--output-dir", str(tmp_path),
+                    "--sigma-max", "0.4", "--NFE", "2", *(["--recon-size", "16"] if problem == "CT" else []),
+                    *map(str, flags)])
+        return tmp_path / capsys.readouterr().out.splitlines()[-1]
+    return call
+
+
+def voxels(folder, name="recon"):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{name}.nii.gz")))
+
+
+def same_geometry(a, b):
+    return all(np.allclose(getattr(a, name), getattr(b, name), atol=1e-4) for name in
+               ("spacing", "origin", "direction")) and a.array.shape == b.array.shape
+
+
+def test_ct_files_and_geometry(run, ct_scan):
+    folder = run("CT", "--task", "SVCT", "--degree", 12, "--use-init")
+    names = {p.name for p in folder.iterdir()}
+    assert names == {"args.yaml", "metrics.json", "panel.png"} | {
+        f"{name}.nii.gz" for name in ("GT", "measurement", "FBP-LV", "FBP-FV", "IR", "recon")}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert list(metrics) == ["FBP-FV", "FBP-LV", "IR", "recon"]
+    assert all(np.isfinite(value["psnr"]) and value["axial"]["psnr"] for value in metrics.values())
+    truth, source = read_volume(folder / "GT.nii.gz"), read_volume(ct_scan, "LPI")
+    assert same_geometry(read_volume(folder / "recon.nii.gz"), truth)
+    assert np.allclose(truth.array, source.resize(16).array.clip(-1000, 1600), atol=0.1)    # HU, same place
+    assert same_geometry(truth, source.resize(16))
+    assert voxels(folder, "measurement").shape == (12, 512, 512)
+    assert yaml.safe_load((folder / "args.yaml").read_text())["degree"] == 12
+
+
+def test_mr_files_geometry_and_a_depth_that_the_factor_does_not_divide(run, mr_scan):
+    folder = run("MR", "--degree", 4, "--slice-begin", 1, "--slice-end", 12, "--use-init", "--num-cg", 1)
+    names = {p.name for p in folder.iterdir()}
+    assert names == {"args.yaml", "metrics.json", "panel.png"} | {
+        f"{name}.nii.gz" for name in ("GT", "y", "ATy", "recon")}
+    source = read_volume(mr_scan).crop(1, 9)     # 11 slices: the last 3 are left out
+    truth = read_volume(folder / "GT.nii.gz")
+    assert same_geometry(truth, source) and np.allclose(truth.array, source.array, atol=1e-2)
+    assert same_geometry(read_volume(folder / "recon.nii.gz"), truth)
+    thick = read_volume(folder / "y.nii.gz")
+    assert thick.array.shape == (2, 18, 10) and np.allclose(thick.spacing, (1.5, 2, 12))
+    assert np.allclose(thick.array, truth.array.reshape(2, 4, 18, 10).mean(1), atol=1e-2)
+    # The reconstruction agrees with the measurement.
+    assert np.allclose(voxels(folder).reshape(2, 4, 18, 10).mean(1), thick.array, atol=0.05)
+
+
+@pytest.mark.parametrize("problem", ["CT", "MR"])
+@pytest.mark.parametrize("control", ["SLERP", "None"])
+def test_the_volume_depends_on_the_seed_and_not_on_the_batch_size(run, problem, control):
+    task = ["--task", "SVCT", "--degree", 6] if problem == "CT" else []
+    flags = [*task, "--noise-control", control]
+    first = voxels(run(problem, *flags, "--batch-size", 1))
+    for batch_size in (7, 100):
+        other = voxels(run(problem, *flags, "--batch-size", batch_size))
+        assert np.abs(other - first).max() <= 1e-4 * np.ptp(first)
+    assert np.array_equal(first, voxels(run(problem, *flags, "--batch-size", 1)))
+    other = voxels(run(problem, *flags, "--seed", 43))
+    assert np.abs(other - first).max() > 1e-2 * np.ptp(first)
+
+
+@pytest.mark.parametrize("flags", [
+    ["--task", "LACT", "--degree", 90], ["--method", "DDNM", "--degree", 20], ["--renoise-method", "DDIM"],
+    ["--sino-noise", 2], ["--sino-noise", 1e4], ["--w-tik", 0.1, "--renoise-method", "DiffPIR"],
+    ["--NFE", 1], ["--save-intermediates"],
+], ids=lambda flags: " ".join(map(str, flags)))
+def test_ct_variants(run, flags):
+    folder = run("CT", "--degree", 30, *flags)
+    recon, truth = voxels(folder), voxels(folder, "GT")
+    assert np.isfinite(recon).all() and np.abs(recon - truth).mean() < np.abs(truth - truth.mean()).mean()
+    assert len(list(folder.glob("level-*"))) == (2 if "--save-intermediates" in flags else 0)
+
+
+@pytest.mark.parametrize("flags", [["--method", "DDNM"], ["--degree", 3], ["--sino-noise", 1e-4]],
+                         ids=lambda flags: " ".join(map(str, flags)))
+def test_mr_variants(run, flags):
+    folder = run("MR", *flags)
+    assert np.isfinite(voxels(folder)).all() and "ATy" in json.loads((folder / "metrics.json").read_text())
+
+
+def test_admm_tv_needs_no_prior(tmp_path, capsys, ct_scan):
+    recon_CBCT.main(["--data", str(ct_scan), "--method", "ADMM-TV", "--task", "SVCT", "--degree", "20",
+                     "--recon-size", "16", "--output-dir", str(tmp_path)])
+    metrics = json.loads((tmp_path / capsys.readouterr().out.splitlines()[-1] / "metrics.json").read_text())
+    assert metrics["recon"]["psnr"] > metrics["FBP-LV"]["psnr"]
+
+
+@pytest.mark.parametrize("problem", ["CT", "MR"])
+def test_uncondition_never_sees_the_volume(run, problem):
+    folder = run(problem, "--method", "uncondition", "--NFE", 3)
+    assert {p.name for p in folder.iterdir()} == {"args.yaml", "recon.nii.gz", "panel.png"}
+    assert np.isfinite(voxels(folder)).all()
+
+
+def test_noise_in_the_measurement_reaches_everything_after_it(run):
+    """Baselines of the noisy run differ from the clean ones; the truth does not."""
+    clean, noisy = (run("CT", "--task", "SVCT", "--degree", 12, "--sino-noise", level) for level in (0, 1))
+    assert np.array_equal(voxels(clean, "GT"), voxels(noisy, "GT"))
+    for name in ("measurement", "FBP-LV", "FBP-FV", "IR", "recon"):
+        assert not np.allclose(voxels(clean, name), voxels(noisy, name), atol=1e-3), name
+    difference = voxels(noisy, "measurement") - voxels(clean, "measurement")
+    assert difference.std() == pytest.approx(1, rel=0.01)
+
+
+def call(script, *flags, **options):
+    root = os.path.dirname(recon_CBCT.__file__)
+    return subprocess.run([sys.executable, os.path.join(root, script), *map(str, flags)], capture_output=True,
+                          text=True, **options)
+
+
+@pytest.mark.parametrize("problem, spoil, reason", [
+    ("CT", {"--data": "text.nii.gz"}, "text.nii.gz: cannot be read as NIfTI"),
+    ("CT", {"--data": "flat.nii"}, "flat.nii: 2D image"),
+    ("CT", {"--slice-begin": 6, "--slice-end": 99}, "--slice-begin 6 --slice-end 99: accepted is"),
+    ("CT", {"--checkpoint-path": "other.pth"}, "other.pth: tensor sigmas is missing; is the checkpoint of another"),
+    ("CT", {"--config-path": "other.yaml"}, "other.yaml: model.resblock_type: 'ddpm' is not supported"),
+    ("CT", {"--device": "cuda:77"}, "--device cuda:77"), ("CT", {"--device": "tpu"}, "--device tpu"),
+    ("CT", {"--recon-size": 900}, "--recon-size 900"),
+    ("MR", {"--degree": 99}, "--degree 99: more than the 14 slices"),
+    ("MR", {"--data": "constant.nii"}, "constant.nii: all voxels have the value 3"),
+], ids=str)
+def test_bad_input_is_one_line_status_2_and_leaves_nothing(tmp_path, capsys, prior, ct_scan, mr_scan, data_dir,
+                                                           problem, spoil, reason):
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    (inputs / "text.nii.gz").write_text("no image")
+    sitk.WriteImage(sitk.Image(4, 5, sitk.sitkInt16), str(inputs / "flat.nii"))
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((4, 4, 4), 3, np.int16)), str(inputs / "constant.nii"))
+    torch.save({"a": torch.ones(1)}, inputs / "other.pth")
+    text = (data_dir / "ncsnpp_tiny.yaml").read_text()
+    (inputs / "other.yaml").write_text(text.replace("resblock_type: biggan", "resblock_type: ddpm"))
+    flags = {"--data": ct_scan if problem == "CT" else mr_scan, "--output-dir": tmp_path / "results",
+             **dict(zip(prior[::2], prior[1::2]))}
+    flags |= {flag: inputs / str(value) if "." in str(value) else value for flag, value in spoil.items()}
+    entry = recon_CBCT if problem == "CT" else recon_MRI_ZSR
+    with pytest.raises(SystemExit) as stop:
+        entry.main([str(part) for flag in flags.items() for part in flag])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and reason in message and message.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_shell_scripts_forward_settings_and_flags(tmp_path, prior, ct_scan):
+    root = os.path.dirname(recon_CBCT.__file__)
+    settings = {"DATA": str(ct_scan), "CHECKPOINT_PATH": prior[1], "CONFIG_PATH": prior[3], "RECON_SIZE": "16",
+                "DEGREE": "6", "NFE": "9", "PYTHON": sys.executable}
+    shown = subprocess.run(["bash", os.path.join(root, "recon_CBCT.sh"), "--NFE", "1", "--output-dir", str(tmp_path)],
+                           capture_output=True, text=True, env=os.environ | settings, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    folder = shown.stdout.splitlines()[-1]
+    settings = yaml.safe_load(open(os.path.join(folder, "args.yaml")))
+    assert (settings["degree"], settings["NFE"], settings["task"], settings["use_init"]) == (6, 1, "SVCT", True)

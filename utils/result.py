@@ -1,0 +1,111 @@
+"""What a run leaves behind: its folder, volumes, settings, metrics and figure; and what it says meanwhile."""
+import json
+import math
+import os
+import platform
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from utils.figure import save_panel
+from utils.metrics import evaluate
+from utils.volume import Volume, write_volume
+
+
+def noise_label(level: float) -> str:
+    """The measurement's noise as a folder name: clean, gaussian-<variance> or poisson-<photons>."""
+    return "clean" if level == 0 else f"{'gaussian' if level < 100 else 'poisson'}-{level:g}"
+
+
+def progress_bar(iterable, label: str, **options):
+    """A progress bar on a terminal, nothing elsewhere."""
+    return tqdm(iterable, label, disable=None, **options)
+
+
+class Run:
+    """The folder of one run, ``root``/<config>/<data>/[CBCT/]<task>-<degree>/<method>/<noise>/<time>/.
+
+    ``template`` is the `Volume` whose geometry the results have; ``to_volume`` turns what the sampler works on
+    ([slices, 1, H, W] in [0, 1]) into an array [D, H, W] in the unit range, and ``window`` = (low, high) are
+    the intensities that 0 and 1 stand for in the input's units. ``slice_axis`` is the axis of [D, H, W] that
+    the prior's slices are stacked along.
+    """
+
+    def __init__(self, args, problem: str, template: Volume, to_volume, window, slice_axis: int):
+        self.args, self.template, self.to_volume = args, template, to_volume
+        self.window, self.slice_axis = window, slice_axis
+        self.units, self.metrics = {}, {}
+        config = args.config_path.stem if args.config_path else "no-prior"
+        name = args.data.name.removesuffix(".gz").removesuffix(".nii")
+        parent = Path(args.output_dir, config, name, *["CBCT"] * (problem == "CBCT"), f"{args.task}-{args.degree}",
+                      args.method, noise_label(args.sino_noise))
+        self.folder = _new_folder(parent)
+        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+        settings["versions"] = {"python": platform.python_version(), "torch": str(torch.__version__)}
+        (self.folder / "args.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        self.intermediates = 0
+
+    def save(self, name: str, x: torch.Tensor, compare: bool = True) -> None:
+        """Write [slices, 1, H, W] as ``name``.nii.gz in the input's units; ``compare`` it with the truth."""
+        unit = self.to_volume(x).float().cpu()
+        low, high = self.window
+        write_volume(self.folder / f"{name}.nii.gz", self.template.with_array(unit * (high - low) + low))
+        if name == "GT" or compare:
+            self.units[name] = unit
+        if compare and name != "GT":
+            self.metrics[name] = evaluate(unit, self.units["GT"], self.slice_axis)
+
+    def save_volume(self, name: str, volume: Volume) -> None:
+        """Write a volume of another grid, such as the measurement."""
+        write_volume(self.folder / f"{name}.nii.gz", volume)
+
+    def watch(self, levels: int):
+        """A callback for the sampler: progress over ``levels`` noise levels, and the intermediates if asked for."""
+        bar = progress_bar(None, "noise levels", total=levels, position=0)
+        start, every = time.perf_counter(), math.ceil(levels / 5)
+
+        def callback(state):
+            level, sigma = state["level"] + 1, state["sigma"]
+            bar.update()
+            bar.set_postfix(sigma=f"{sigma:.3g}")
+            if bar.disable and (level % every == 0 or level == levels):
+                print(f"  level {level} of {levels}, sigma {sigma:.3g}, {time.perf_counter() - start:.0f} s",
+                      flush=True)
+            if self.args.save_intermediates:
+                self.save(f"level-{level:04d}", state["x0"], compare=False)
+            if level == levels:
+                bar.close()
+        return callback
+
+    def finish(self) -> None:
+        """Write the metrics and the figure, print a summary and, last, the folder."""
+        if self.metrics:
+            text = json.dumps(self.metrics, indent=2)
+            partial = self.folder / ".partial-metrics.json"
+            partial.write_text(text + "\n", encoding="utf-8")
+            os.replace(partial, self.folder / "metrics.json")
+            print(f"{'':10}{'PSNR dB':>9}{'SSIM':>8}{'inter-slice error':>20}")
+            for name, metric in self.metrics.items():
+                ssim, error = (math.nan if metric[key] is None else metric[key]
+                               for key in ("ssim", "inter_slice_error"))
+                print(f"{name:10}{metric['psnr']:9.2f}{ssim:8.4f}{error:20.5f}")
+        save_panel(self.folder / "panel.png", self.units, self.template.spacing, self.template.direction)
+        print(self.folder)
+
+
+def _new_folder(parent: Path) -> Path:
+    """A folder below ``parent`` named after the time, new even where two runs start in the same second."""
+    parent.mkdir(parents=True, exist_ok=True)
+    stamp, copy = datetime.now().strftime("%y%m%d_%H%M%S"), 0
+    while True:
+        folder = parent / (stamp + (f"-{copy}" if copy else ""))
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            copy += 1
