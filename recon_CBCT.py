@@ -30,7 +30,8 @@ def main(argv=None) -> None:
         volume = read_volume(args.data, "LPI").crop(args.slice_begin, args.slice_end).resize(args.recon_size)
         truth = torch.from_numpy(scale_to_unit(volume.array, *CT_WINDOW))[:, None].to(device)
         views = (svct_views if args.task == "SVCT" else lact_views)(args.degree)
-        operator = ConeBeam(demo_geometry(views), volume.array.shape)
+        with input_errors(f"--recon-size {args.recon_size}"):
+            operator = ConeBeam(demo_geometry(views), volume.array.shape)
         if args.method != "ADMM-TV":
             config = load_config(args.config_path)
             network = NCSNpp(config)
