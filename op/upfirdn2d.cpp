@@ -126,7 +126,7 @@ const char* upfirdn2d(const T* x, const T* kernel, T* y, int64_t planes, int64_t
     for (int64_t& i : columns)  // from here on: where the sorted row holds it
         if (i != NONE) i = (i + left) % step * in_stride + (i + left) / step;
 
-    #pragma omp parallel
+    #pragma omp parallel if (planes * oh * ow >= 32768)  // below, waking the threads takes longer
     {
         std::vector<T> input(step * in_stride), filtered(h * rank * row_size), output(row_size);
         std::vector<Term<T>> terms(std::max(kw, kh));

@@ -4,7 +4,7 @@ import ctypes
 import torch
 import torch.nn.functional as F
 
-from . import build
+from op import build
 
 _COMPILED_DTYPES = {torch.float32: "upfirdn2d_float32", torch.float64: "upfirdn2d_float64"}
 

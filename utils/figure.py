@@ -27,15 +27,18 @@ def save_panel(path: str | Path, volumes: dict, spacing, direction) -> None:
             ("coronal", lambda v: v[:, height // 2], z / x),
             ("sagittal", lambda v: v[:, :, width // 2], z / y)]
 
-    rows = [(f"{view}", cut, aspect, False) for view, cut, aspect in cuts]
-    if "GT" in volumes and len(volumes) > 1:
-        rows += [(f"{view} error", cut, aspect, True) for view, cut, aspect in cuts]
+    rows = [(view, cut, aspect, False) for view, cut, aspect in cuts]
+    compared = [name for name in volumes if name != "GT"] if "GT" in volumes else []
+    if compared:
+        rows += [(f"{view}\nerror", cut, aspect, True) for view, cut, aspect in cuts]
+    first_shown = {False: next(iter(volumes)), True: compared[0] if compared else None}
     heights = [cut(reference).shape[0] * aspect / cut(reference).shape[1] for _, cut, aspect, _ in rows]
     figure = Figure(figsize=(2.4 * len(volumes), 2.4 * sum(heights) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), len(volumes), squeeze=False, height_ratios=heights)
-    for (label, cut, aspect, is_error), line in zip(rows, axes):
-        for (name, volume), axis in zip(volumes.items(), line):
+    for row, (label, cut, aspect, is_error) in enumerate(rows):
+        for column, (name, volume) in enumerate(volumes.items()):
+            axis = axes[row, column]
             if is_error and name == "GT":
                 axis.axis("off")
                 continue
@@ -46,9 +49,9 @@ def save_panel(path: str | Path, volumes: dict, spacing, direction) -> None:
                 axis.imshow(cut(volume), cmap="gray", vmin=low, vmax=high, aspect=aspect)
             axis.set_xticks([])
             axis.set_yticks([])
-            if line is axes[0]:
+            if row == 0:
                 axis.set_title(name, fontsize=9)
-            if axis is line[1 if is_error and len(line) > 1 else 0]:
+            if name == first_shown[is_error]:
                 axis.set_ylabel(label, fontsize=8)
     partial = Path(path).with_name(f".partial-{Path(path).name}")
     try:
