@@ -28,13 +28,15 @@ def main(argv=None) -> None:
     with input_errors():
         device = choose_device(args.device, args.gpu)
         volume = read_volume(args.data, "LPI").crop(args.slice_begin, args.slice_end).resize(args.recon_size)
-        truth = torch.from_numpy(scale_to_unit(volume.array, *CT_WINDOW))[:, None].to(device)
+        with input_errors(args.data):
+            truth = torch.from_numpy(scale_to_unit(volume.array, *CT_WINDOW))[:, None].to(device)
         views = (svct_views if args.task == "SVCT" else lact_views)(args.degree)
         with input_errors(f"--recon-size {args.recon_size}"):
             operator = ConeBeam(demo_geometry(views), volume.array.shape)
         if args.method != "ADMM-TV":
             config = load_config(args.config_path)
-            network = NCSNpp(config)
+            with input_errors(args.config_path):
+                network = NCSNpp(config)
             load_weights(network, args.checkpoint_path)
             score = SliceScore(network, args.batch_size, device,
                                lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
@@ -49,7 +51,7 @@ def main(argv=None) -> None:
         block = config.sampling
         x = predictor_corrector(score, noise, sigmas, snr=block.snr, n_steps_each=block.n_steps_each,
                                 callback=run.watch(args.NFE))
-        run.save("recon", x, compare=False)
+        run.save("recon", x)
         return run.finish()
 
     # 2. The measurement: all views of the full turn, noise, and of those the views of the task.

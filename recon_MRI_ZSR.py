@@ -36,11 +36,13 @@ def main(argv=None) -> None:
             print(f"{depth} slices are not a multiple of {args.degree}: the last {depth % args.degree} are left out")
             volume = volume.crop(0, depth - depth % args.degree)
         # [D, H, W] -> [H, 1, W, D]: the prior sees slices that contain z, one for every y.
-        truth = torch.from_numpy(scale_to_unit(volume.array, *window)).permute(1, 2, 0)[:, None].contiguous()
-        truth = truth.to(device)
+        with input_errors(args.data):
+            truth = torch.from_numpy(scale_to_unit(volume.array, *window))
+        truth = truth.permute(1, 2, 0)[:, None].contiguous().to(device)
         operator = ZAverage(truth.shape, args.degree)
         config = load_config(args.config_path)
-        network = NCSNpp(config)
+        with input_errors(args.config_path):
+            network = NCSNpp(config)
         load_weights(network, args.checkpoint_path)
         score = SliceScore(network, args.batch_size, device,
                            lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
@@ -55,7 +57,7 @@ def main(argv=None) -> None:
         block = config.sampling
         x = predictor_corrector(score, noise, sigmas, snr=block.snr, n_steps_each=block.n_steps_each,
                                 callback=run.watch(args.NFE))
-        run.save("recon", x, compare=False)
+        run.save("recon", x)
         return run.finish()
 
     # 2. The measurement: thick slices, and noise.

@@ -174,14 +174,14 @@ def parse_args(problem: str, argv=None) -> argparse.Namespace:
 
 
 @contextmanager
-def input_errors(flag: str = ""):
+def input_errors(source=""):
     """End the program with one line and status 2 when reading or checking the user's input fails.
 
-    ``flag`` names what to change, where the error itself cannot.
+    ``source`` is the flag or file to name, where the error itself cannot.
     """
     try:
         yield
     except (ValueError, OSError) as error:
         reason = f"{error.filename}: {error.strerror}" if getattr(error, "strerror", None) else str(error)
-        print(f"{Path(sys.argv[0]).name}: error: {flag + ': ' * bool(flag)}{reason}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: error: {source}{': ' * bool(source)}{reason}", file=sys.stderr)
         raise SystemExit(2) from None

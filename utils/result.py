@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from utils.figure import save_panel
 from utils.metrics import evaluate
-from utils.volume import Volume, write_volume
+from utils.volume import Volume, scale_from_unit, write_volume
 
 
 def noise_label(level: float) -> str:
@@ -50,15 +50,17 @@ class Run:
         (self.folder / "args.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         self.intermediates = 0
 
-    def save(self, name: str, x: torch.Tensor, compare: bool = True) -> None:
-        """Write [slices, 1, H, W] as ``name``.nii.gz in the input's units; ``compare`` it with the truth."""
-        unit = self.to_volume(x).float().cpu()
-        low, high = self.window
-        write_volume(self.folder / f"{name}.nii.gz", self.template.with_array(unit * (high - low) + low))
-        if name == "GT" or compare:
-            self.units[name] = unit
-        if compare and name != "GT":
+    def save(self, name: str, x: torch.Tensor) -> None:
+        """Write [slices, 1, H, W] as ``name``.nii.gz, show it in the figure, and compare it with "GT" if saved."""
+        self.units[name] = unit = self._write(name, x)
+        if name != "GT" and "GT" in self.units:
             self.metrics[name] = evaluate(unit, self.units["GT"], self.slice_axis)
+
+    def _write(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """Write [slices, 1, H, W] in the input's units; returns it as [D, H, W] in the unit range."""
+        unit = self.to_volume(x).float().cpu()
+        self.save_volume(name, self.template.with_array(scale_from_unit(unit, *self.window)))
+        return unit
 
     def save_volume(self, name: str, volume: Volume) -> None:
         """Write a volume of another grid, such as the measurement."""
@@ -77,7 +79,7 @@ class Run:
                 print(f"  level {level} of {levels}, sigma {sigma:.3g}, {time.perf_counter() - start:.0f} s",
                       flush=True)
             if self.args.save_intermediates:
-                self.save(f"level-{level:04d}", state["x0"], compare=False)
+                self._write(f"level-{level:04d}", state["x0"])
             if level == levels:
                 bar.close()
         return callback
