@@ -77,8 +77,8 @@ def main(argv=None) -> None:
     else:
         consistency = dds(operator, y, args.num_cg, args.w_tik) if args.method == "DDS" else ddnm(operator, y)
         x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method,
-                   x_init=initial if args.use_init else None, final_sigma=args.sigma_min if args.method == "DDS" else None,
-                   callback=run.watch(args.NFE))
+                   x_init=initial if args.use_init else None,
+                   final_sigma=args.sigma_min if args.method == "DDS" else None, callback=run.watch(args.NFE))
     run.save("recon", x)
     run.finish()
 

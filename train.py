@@ -28,7 +28,8 @@ def parse_args(argv=None):
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--steps", type=number(int, 1), default=2000, help="in all, those of a resumed run included")
     parser.add_argument("--batch-size", type=number(int, 1), default=4)
-    parser.add_argument("--lr", type=number(float, above=0), default=1e-3, help="peak; warms up, then falls to 0 as a cosine")
+    parser.add_argument("--lr", type=number(float, above=0), default=1e-3,
+                        help="peak; warms up, then falls to 0 as a cosine")
     parser.add_argument("--seed", type=number(int, 0), default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--save-every", type=number(int, 1), default=200, metavar="STEPS")

@@ -44,7 +44,8 @@ def resampling(device):
     """Compiled FIR resampling against PyTorch's convolutions, forward and backward."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=device) / 8
     kernel = torch.outer(taps, taps)
-    for name, options in (("down", dict(down=2, pad=(1, 1))), ("up", dict(up=2, pad=(2, 1))), ("filter", dict(pad=(2, 2)))):
+    steps = {"down": dict(down=2, pad=(1, 1)), "up": dict(up=2, pad=(2, 1)), "filter": dict(pad=(2, 2))}
+    for name, options in steps.items():
         x = torch.rand(8, 32, 64, 64, device=device, requires_grad=True)
 
         def run(impl, x=x, options=options):

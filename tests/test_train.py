@@ -87,7 +87,9 @@ def test_phantoms_alone_are_enough(config_path, tmp_path):
 
 
 @pytest.mark.parametrize("flags, reason", [
-    (["--steps", "0"], "--steps: '0'; accepted"), (["--lr", "0"], "--lr: '0'; accepted: a number above 0"), (["--data"], "nothing to train on"),
+    (["--steps", "0"], "--steps: '0'; accepted"),
+    (["--lr", "0"], "--lr: '0'; accepted: a number above 0"),
+    (["--data"], "nothing to train on"),
     (["--data", "nowhere.nii"], "nowhere.nii: no such file"), (["--config-path", "nowhere.yaml"], "nowhere.yaml"),
     (["--resume"], "checkpoint.pth"), (["--device", "cuda:77"], "--device cuda:77"),
 ])

@@ -321,7 +321,7 @@ class _Patient:
                 s.tube(volume, points, radius - 2, spongy)
 
     def surroundings(self, volume):
-        s, rng, u = self.s, self.rng, self.rng.uniform
+        s, u = self.s, self.rng.uniform
         if self.arms:
             for side in (-1, 1):
                 x = side * (self.cage[0] + self.wall + self.fat + 40)

@@ -3,7 +3,6 @@ import json
 import math
 import os
 import platform
-import sys
 import time
 from datetime import datetime
 from pathlib import Path

@@ -72,7 +72,8 @@ def test_resizing_keeps_the_field_of_view(size):
 
 
 def test_thick_slices_lie_in_the_middle_of_the_thin_ones():
-    thin = Volume(np.arange(8, dtype=np.float32)[:, None, None] * np.ones((8, 2, 2), np.float32), (1, 1, 0.5), (0, 0, 10))
+    array = np.arange(8, dtype=np.float32)[:, None, None] * np.ones((8, 2, 2), np.float32)
+    thin = Volume(array, (1, 1, 0.5), (0, 0, 10))
     thick = thin.thicken(thin.array.reshape(2, 4, 2, 2).mean(1), 4)
     assert thick.spacing == (1, 1, 2) and thick.origin == (0, 0, 10.75)
 
@@ -99,7 +100,8 @@ def test_number_types(tmp_path, kind):
 def test_unreadable_files_are_named(tmp_path):
     cases = {"missing.nii": (FileNotFoundError, "no such file"), "scan.mha": (ValueError, "not a NIfTI"),
              "text.nii": (ValueError, "cannot be read as NIfTI"), "cut.nii.gz": (ValueError, "incomplete gzip"),
-             "short.nii": (ValueError, "1 bytes short of its 2 x 2 x 2 voxels"), "flat.nii": (ValueError, "2D"), "series.nii": (ValueError, "4D"),
+             "short.nii": (ValueError, "1 bytes short of its 2 x 2 x 2 voxels"),
+             "flat.nii": (ValueError, "2D"), "series.nii": (ValueError, "4D"),
              "vector.nii": (ValueError, "3 values a voxel"), "nan.nii": (ValueError, "1 voxels are NaN")}
     (tmp_path / "scan.mha").write_text("x")
     (tmp_path / "text.nii").write_text("no image")
