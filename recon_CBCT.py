@@ -8,7 +8,7 @@ def main(argv=None) -> None:
 
     import torch
 
-    from algorithms.admm_tv import admm_tv
+    from algorithms.admm_tv import OUTER, admm_tv
     from algorithms.consistency import ddnm, dds
     from algorithms.noise import noise_source
     from algorithms.pc import predictor_corrector
@@ -73,7 +73,7 @@ def main(argv=None) -> None:
 
     # 4. Reconstruction.
     if args.method == "ADMM-TV":
-        x = admm_tv(operator, y)
+        x = admm_tv(operator, y, callback=run.watch(OUTER, "ADMM steps"))
     else:
         consistency = dds(operator, y, args.num_cg, args.w_tik) if args.method == "DDS" else ddnm(operator, y)
         x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method,

@@ -4,9 +4,11 @@ import torch.nn.functional as F
 
 from algorithms.cg import cg
 
+OUTER = 30    # ADMM iterations
+
 
 @torch.no_grad()
-def admm_tv(operator, y, *, lam=3.0, rho=50.0, outer=30, inner=20, callback=None):
+def admm_tv(operator, y, *, lam=3.0, rho=50.0, outer=OUTER, inner=20, callback=None):
     """Minimise ``1/2 |A x - y|^2 + lam (|Dx x|_1 + |Dy x|_1)`` over stacks of slices.
 
     ADMM with scaled duals (Boyd et al. 2011, "Distributed optimization and statistical learning via ADMM",

@@ -65,21 +65,25 @@ class Run:
         """Write a volume of another grid, such as the measurement."""
         write_volume(self.folder / f"{name}.nii.gz", volume)
 
-    def watch(self, levels: int):
-        """A callback for the sampler: progress over ``levels`` noise levels, and the intermediates if asked for."""
-        bar = progress_bar(None, "noise levels", total=levels, position=0)
-        start, every = time.perf_counter(), math.ceil(levels / 5)
+    def watch(self, steps: int, label: str = "noise levels"):
+        """A callback for an algorithm of ``steps`` steps: its progress, and the intermediates if asked for.
+
+        The callback takes a dict with 'level' (0, 1, ...), 'x0' and 'sigma' or 'residual'.
+        """
+        bar = progress_bar(None, label, total=steps, position=0)
+        start, every = time.perf_counter(), math.ceil(steps / 5)
 
         def callback(state):
-            level, sigma = state["level"] + 1, state["sigma"]
+            step = state["level"] + 1
+            figures = {key: f"{state[key]:.3g}" for key in ("sigma", "residual") if key in state}
+            bar.set_postfix(figures)
             bar.update()
-            bar.set_postfix(sigma=f"{sigma:.3g}")
-            if bar.disable and (level % every == 0 or level == levels):
-                print(f"  level {level} of {levels}, sigma {sigma:.3g}, {time.perf_counter() - start:.0f} s",
-                      flush=True)
+            if bar.disable and (step % every == 0 or step == steps):
+                print(f"  {label}: {step} of {steps}, {', '.join(map(' '.join, figures.items()))}, "
+                      f"{time.perf_counter() - start:.0f} s", flush=True)
             if self.args.save_intermediates:
-                self._write(f"level-{level:04d}", state["x0"])
-            if level == levels:
+                self._write(f"level-{step:04d}", state["x0"])
+            if step == steps:
                 bar.close()
         return callback
 

@@ -72,7 +72,7 @@ def test_intermediates_only_on_request(tmp_path, capsys, wanted):
         callback({"level": level, "sigma": 1 / (level + 1), "x0": torch.zeros(12, 1, 16, 14)})
     found = sorted(p.name for p in run.folder.glob("level-*"))
     assert found == (["level-0001.nii.gz", "level-0002.nii.gz"] if wanted else [])
-    assert "level 2 of 2, sigma 0.5" in capsys.readouterr().out     # not a terminal: lines, no bar
+    assert "noise levels: 2 of 2, sigma 0.5" in capsys.readouterr().out     # not a terminal: lines, no bar
 
 
 def test_a_panel_shows_every_volume(tmp_path):
