@@ -5,6 +5,8 @@ import torch.nn.functional as F
 
 from utils.volume import CT_WINDOW, Volume, scale_to_unit
 
+EMPTY = 0.03    # standard deviation below which an MR image counts as empty
+
 
 def ct_slices(volume: Volume) -> torch.Tensor:
     """Axial slices [D, H, W] of a CT in HU, its window `CT_WINDOW` scaled to [0, 1]."""
@@ -12,8 +14,11 @@ def ct_slices(volume: Volume) -> torch.Tensor:
 
 
 def mr_slices(volume: Volume) -> torch.Tensor:
-    """Slices that contain z, [H, W, D]: one for every y, scaled by the volume's minimum and maximum."""
-    unit = scale_to_unit(volume.array, volume.array.min(), volume.array.max())
+    """Slices that contain z, [H, W, D]: one for every y, scaled to [0, 1] by the minimum and the 99.9th percentile.
+
+    A few bright voxels, of vessels or artefacts, would otherwise leave the tissue dark.
+    """
+    unit = scale_to_unit(volume.array, volume.array.min(), np.percentile(volume.array, 99.9))
     return torch.from_numpy(np.ascontiguousarray(unit.transpose(1, 2, 0)))
 
 
@@ -26,7 +31,8 @@ class SliceSampler:
 
     - CT: a random box of 75 to 100 % of either side, resized (antialiased) to ``size`` x ``size``.
     - MR: a random box of ``size`` pixels, each 1 to 1.5 voxels wide, padded with zeros where the slice is
-      smaller; times a random gain of 0.5 to 1, since a volume's maximum says little about its tissue.
+      smaller; drawn again, a few times, if it is almost empty; times a random gain of 0.25 to 1, since the
+      maximum that a volume is scaled by says little about its tissue.
     """
 
     def __init__(self, groups, size: int, modality: str):
@@ -42,17 +48,25 @@ class SliceSampler:
     def _image(self, rng: np.random.Generator) -> torch.Tensor:
         group = self.groups[rng.integers(len(self.groups))]
         stack = group[rng.integers(len(group))]
-        image = stack[rng.integers(len(stack))].float()
         if self.modality == "ct":
+            image = _random_slice(stack, rng)
             image = _random_box(image, [round(side * rng.uniform(0.75, 1)) for side in image.shape], rng)
             return self._resize(image if rng.random() < 0.5 else image.flip(-1))
         side = round(self.size * rng.uniform(1, 1.5))
-        image = rng.uniform(0.5, 1) * _random_box(image, (side, side), rng)
+        for _ in range(5):
+            image = _random_box(_random_slice(stack, rng), (side, side), rng)
+            if image.std() > EMPTY:
+                break
+        image = rng.uniform(0.25, 1) * image
         return self._resize(image if rng.random() < 0.5 else image.flip(-2))
 
     def _resize(self, image: torch.Tensor) -> torch.Tensor:
         size = (self.size, self.size)
         return F.interpolate(image[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0]
+
+
+def _random_slice(stack: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    return stack[rng.integers(len(stack))].float()
 
 
 def _random_box(image: torch.Tensor, box, rng: np.random.Generator) -> torch.Tensor:

@@ -18,7 +18,21 @@ def test_mr_slices_contain_z_one_for_every_y():
     array = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
     slices = mr_slices(Volume(array))
     assert slices.shape == (4, 5, 3)
-    assert torch.allclose(slices[2, 3] * 59, torch.from_numpy(array[:, 2, 3]))
+    assert torch.allclose(slices[2, 3] * np.percentile(array, 99.9), torch.from_numpy(array[:, 2, 3]))
+
+
+def test_bright_outliers_do_not_darken_the_tissue():
+    array = np.random.default_rng(0).uniform(0, 100, (20, 20, 20)).astype(np.float32)
+    array[3, 4, 5] = 1e5
+    slices = mr_slices(Volume(array))
+    assert slices.max() == 1 and slices.mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_empty_mr_images_are_drawn_again():
+    stack = torch.zeros(2, 16, 16)
+    stack[1] = torch.rand(16, 16)
+    batch = SliceSampler([[stack]], 16, "mr").batch(400, np.random.default_rng(0))
+    assert (batch.flatten(1).amax(1) == 0).float().mean() == pytest.approx(0.5**5, abs=0.03)
 
 
 @pytest.mark.parametrize("modality", ["ct", "mr"])
