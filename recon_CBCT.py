@@ -19,7 +19,7 @@ def main(argv=None) -> None:
     from physics.ct import FULL_TURN, ConeBeam, demo_geometry, fdk, lact_views, sirt, svct_views
     from physics.noise import add_noise, snr_db
     from utils.checkpoint import load_weights
-    from utils.config import load_config
+    from utils.config import check_levels, load_config
     from utils.device import choose_device
     from utils.result import Run, progress_bar
     from utils.volume import CT_WINDOW, Volume, read_volume, scale_to_unit
@@ -35,6 +35,7 @@ def main(argv=None) -> None:
             operator = ConeBeam(demo_geometry(views), volume.array.shape)
         if args.method != "ADMM-TV":
             config = load_config(args.config_path)
+            check_levels(config, args.sigma_min, args.sigma_max)
             with input_errors(args.config_path):
                 network = NCSNpp(config)
             load_weights(network, args.checkpoint_path)

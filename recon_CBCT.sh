@@ -17,6 +17,10 @@ DEGREE=${DEGREE:-20}                  # SVCT: number of views; LACT: degrees cov
 METHOD=${METHOD:-DDS}                 # DDS, DDNM, ADMM-TV, uncondition
 NOISE_CONTROL=${NOISE_CONTROL:-SLERP} # SLERP (ISCS) or None (independent noise)
 RENOISE_METHOD=${RENOISE_METHOD:-DDPM}
+if [ "$METHOD" = uncondition ]; then  # from noise alone: more levels, from one that hides everything
+    NFE=${NFE:-100}
+    SIGMA_MAX=${SIGMA_MAX:-50}
+fi
 USE_INIT=${USE_INIT:-true}            # start from the SIRT reconstruction
 NFE=${NFE:-20}                        # noise levels
 SIGMA_MAX=${SIGMA_MAX:-0.5}           # the first; 0.5 fits a start from SIRT, the prior's own maximum one without

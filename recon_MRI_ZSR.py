@@ -18,7 +18,7 @@ def main(argv=None) -> None:
     from physics.noise import add_noise, snr_db
     from physics.zsr import ZAverage
     from utils.checkpoint import load_weights
-    from utils.config import load_config
+    from utils.config import check_levels, load_config
     from utils.device import choose_device
     from utils.result import Run, progress_bar
     from utils.volume import read_volume, scale_from_unit, scale_to_unit
@@ -41,6 +41,7 @@ def main(argv=None) -> None:
         truth = truth.permute(1, 2, 0)[:, None].contiguous().to(device)
         operator = ZAverage(truth.shape, args.degree)
         config = load_config(args.config_path)
+        check_levels(config, args.sigma_min, args.sigma_max)
         with input_errors(args.config_path):
             network = NCSNpp(config)
         load_weights(network, args.checkpoint_path)

@@ -14,6 +14,10 @@ DEGREE=${DEGREE:-4}                   # how many slices one measured slice avera
 METHOD=${METHOD:-DDS}                 # DDS, DDNM, uncondition
 NOISE_CONTROL=${NOISE_CONTROL:-SLERP} # SLERP (ISCS) or None (independent noise)
 RENOISE_METHOD=${RENOISE_METHOD:-DDPM}
+if [ "$METHOD" = uncondition ]; then  # from noise alone: more levels, from one that hides everything
+    NFE=${NFE:-100}
+    SIGMA_MAX=${SIGMA_MAX:-50}
+fi
 USE_INIT=${USE_INIT:-true}            # start from the pseudo-inverse
 NFE=${NFE:-20}                        # noise levels
 SIGMA_MAX=${SIGMA_MAX:-0.5}           # the first

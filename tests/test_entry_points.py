@@ -181,6 +181,7 @@ def test_noise_in_the_measurement_reaches_everything_after_it(run):
     ("CT", {"--slice-begin": 6, "--slice-end": 99}, "--slice-begin 6 --slice-end 99: accepted is"),
     ("CT", {"--checkpoint-path": "other.pth"}, "other.pth: tensor sigmas is missing; is the checkpoint of another"),
     ("CT", {"--config-path": "other.yaml"}, "other.yaml: model.resblock_type: 'ddpm' is not supported"),
+    ("CT", {"--sigma-max": 400}, "--sigma-max 400: this prior knows 0.01 to 378"),
     ("CT", {"--device": "cuda:77"}, "--device cuda:77"), ("CT", {"--device": "tpu"}, "--device tpu"),
     ("CT", {"--recon-size": 900}, "--recon-size 900"),
     ("MR", {"--degree": 99}, "--degree 99: more than the 14 slices"),

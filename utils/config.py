@@ -71,6 +71,14 @@ def load_config(path: str | Path) -> ConfigDict:
     return ConfigDict(tree)
 
 
+def check_levels(config: ConfigDict, sigma_min: float, sigma_max: float) -> None:
+    """Raise ValueError when noise levels are asked for that the prior of this config was not trained on."""
+    low, high = config.model.sigma_min, config.model.sigma_max
+    if not low <= sigma_min < sigma_max <= high:
+        raise ValueError(f"--sigma-min {sigma_min:g} --sigma-max {sigma_max:g}: this prior knows {low:g} to {high:g} "
+                         "(model.sigma_min and model.sigma_max of its config)")
+
+
 def _compare_names(path, prefix: str, found: dict, expected, optional=()) -> None:
     unknown = [key for key in found if key not in expected]
     missing = [key for key in expected if key not in found and key not in optional]
