@@ -82,4 +82,5 @@ def test_a_panel_shows_every_volume(tmp_path):
     pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "panel.png")))
     single = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "single.png")))
     assert pixels.std() > 10 and pixels.shape[1] > 1.5 * single.shape[1]
+    assert np.unique(single).size > 100      # the grey values of the slices, not only frames and letters
     assert len(list(tmp_path.iterdir())) == 2
