@@ -27,12 +27,14 @@ def main(argv=None) -> None:
     # 1. What is asked for: volume, prior, operator. Everything that can be wrong is found here.
     with input_errors():
         device = choose_device(args.device, args.gpu)
-        volume = read_volume(args.data, "LPI").crop(args.slice_begin, args.slice_end).resize(args.recon_size)
-        with input_errors(args.data):
-            truth = torch.from_numpy(scale_to_unit(volume.array, *CT_WINDOW))[:, None].to(device)
+        volume = read_volume(args.data, "LPI").crop(args.slice_begin, args.slice_end)
         views = (svct_views if args.task == "SVCT" else lact_views)(args.degree)
         with input_errors(f"--recon-size {args.recon_size}"):
-            operator = ConeBeam(demo_geometry(views), volume.array.shape)
+            shape = volume.array.shape[0], args.recon_size, args.recon_size
+            operator = ConeBeam(demo_geometry(views), shape)
+        with input_errors(args.data):
+            volume = volume.with_array(scale_to_unit(volume.array, *CT_WINDOW)).resize(args.recon_size)
+        truth = torch.from_numpy(volume.array)[:, None].to(device)
         if args.method != "ADMM-TV":
             config = load_config(args.config_path)
             check_levels(config, args.sigma_min, args.sigma_max)
@@ -42,7 +44,7 @@ def main(argv=None) -> None:
             score = SliceScore(network, args.batch_size, device,
                                lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
         run = Run(args, "CBCT", volume, lambda x: x[:, 0], CT_WINDOW, slice_axis=0)
-    print(f"{args.method} {args.task}-{args.degree}: {' x '.join(map(str, volume.array.shape))} voxels, "
+    print(f"{args.method} {args.task}-{args.degree}: {' x '.join(map(str, shape))} voxels, "
           f"{len(views)} views, on {device}", flush=True)
     generator = torch.Generator().manual_seed(args.seed)
     noise = noise_source(args.noise_control, truth.shape, generator, device)
@@ -57,7 +59,7 @@ def main(argv=None) -> None:
 
     # 2. The measurement: all views of the full turn, noise, and of those the views of the task.
     run.save("GT", truth)
-    full = ConeBeam(demo_geometry(range(FULL_TURN)), volume.array.shape)
+    full = ConeBeam(demo_geometry(range(FULL_TURN)), shape)
     clean = full.A(truth)
     y_full = add_noise(clean, args.sino_noise, generator)
     y = y_full[:, views].contiguous()

@@ -14,16 +14,16 @@ DEGREE=${DEGREE:-4}                   # how many slices one measured slice avera
 METHOD=${METHOD:-DDS}                 # DDS, DDNM, uncondition
 NOISE_CONTROL=${NOISE_CONTROL:-SLERP} # SLERP (ISCS) or None (independent noise)
 RENOISE_METHOD=${RENOISE_METHOD:-DDPM}
-if [ "$METHOD" = uncondition ]; then  # from noise alone: more levels, from one that hides everything
-    NFE=${NFE:-100}
+USE_INIT=${USE_INIT:-true}            # start from the pseudo-inverse
+if [ "$METHOD" = uncondition ] || [ "$USE_INIT" = false ]; then
+    NFE=${NFE:-100}                   # from noise alone: more levels, from one that hides everything
     SIGMA_MAX=${SIGMA_MAX:-50}
 fi
-USE_INIT=${USE_INIT:-true}            # start from the pseudo-inverse
 NFE=${NFE:-20}                        # noise levels
 SIGMA_MAX=${SIGMA_MAX:-0.5}           # the first
 SIGMA_MIN=${SIGMA_MIN:-0.01}          # the last
 NUM_CG=${NUM_CG:-1}                   # one step is exact for this operator
-PYTHON=${PYTHON:-$(command -v python || command -v python3)}
+PYTHON=${PYTHON:-$(command -v python || echo python3)}
 
 exec "$PYTHON" "$HERE"/recon_MRI_ZSR.py --data "$DATA" --checkpoint-path "$CHECKPOINT_PATH" --config-path "$CONFIG_PATH" \
     --degree "$DEGREE" --method "$METHOD" --noise-control "$NOISE_CONTROL" --renoise-method "$RENOISE_METHOD" \

@@ -8,7 +8,6 @@ Denoising score matching (Vincent 2011; Song et al. 2021): x = x0 + sigma eps wi
     prior.pth        the averaged weights alone, trained ones in half precision: small, to share
     loss.csv         step, mean loss since the line before, images per second
 """
-import csv
 import math
 import time
 from pathlib import Path
@@ -72,7 +71,7 @@ class Training:
         import torch
 
         from models.ncsnpp import NCSNpp
-        from utils.checkpoint import EMA, read_checkpoint, trainable
+        from utils.checkpoint import EMA, load_weights, read_checkpoint, trainable
 
         torch.manual_seed(args.seed)
         self.network = NCSNpp(config).to(device)
@@ -81,11 +80,16 @@ class Training:
         self.optimizer = torch.optim.Adam(self.parameters, lr=args.lr)
         self.step, self.folder = 0, args.output
         if args.resume:
-            state = read_checkpoint(self.folder / "checkpoint.pth")
-            self.network.load_state_dict(state["model"])
-            self.ema.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
+            path = self.folder / "checkpoint.pth"
+            load_weights(self.network, path, use_ema=False)
+            try:
+                state = read_checkpoint(path)
+                self.ema.load_state_dict(state["ema"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.step = state["step"]
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path}: cannot be continued, it is not a checkpoint of this program's training "
+                                 f"({error})") from None
 
     def save(self) -> None:
         from utils.checkpoint import save
@@ -105,7 +109,9 @@ def train(args, config, slices, training, device) -> None:
 
     low, high = math.log(config.model.sigma_min), math.log(config.model.sigma_max)
     warm_up = max(1, min(100, args.steps // 10))
-    log = csv.writer((args.output / "loss.csv").open("a" if args.resume else "w", newline="", buffering=1))
+    log = args.output / "loss.csv"
+    if training.step == 0:
+        log.write_text("")
     losses, since = [], time.perf_counter()
     training.network.train()
     for step in tqdm(range(training.step, args.steps), "training", initial=training.step, total=args.steps,
@@ -137,7 +143,8 @@ def train(args, config, slices, training, device) -> None:
         if training.step % 50 == 0 or last:
             now = time.perf_counter()
             speed = len(losses) * args.batch_size / (now - since)
-            log.writerow([training.step, f"{np.mean(losses):.5f}", f"{speed:.2f}"])
+            with log.open("a") as file:
+                file.write(f"{training.step},{np.mean(losses):.5f},{speed:.2f}\n")
             losses, since = [], now
         if training.step % args.save_every == 0 or last:
             training.save()
@@ -146,12 +153,15 @@ def train(args, config, slices, training, device) -> None:
 
 def main(argv=None) -> None:
     args = parse_args(argv)
+    from models.ncsnpp import check_config
     from utils.config import load_config
     from utils.device import choose_device
 
     with input_errors():
         config = load_config(args.config_path)
         device = choose_device(args.device)
+        with input_errors(args.config_path):
+            check_config(config)
         training = Training(args, config, device)
         slices = load_slices(args, config.data.image_size)
         args.output.mkdir(parents=True, exist_ok=True)

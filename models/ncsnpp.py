@@ -41,8 +41,11 @@ def check_config(config) -> None:
         if value not in accepted:
             raise ValueError(f"{key}: {value!r} is not supported; accepted: {', '.join(map(repr, accepted))}")
     model, size = config.model, config.data.image_size
-    if len(model.fir_kernel) != 4:
-        raise ValueError(f"model.fir_kernel: {list(model.fir_kernel)} is not supported; accepted: four taps")
+    if len(model.fir_kernel) != 4 or not sum(model.fir_kernel):
+        raise ValueError(f"model.fir_kernel: {list(model.fir_kernel)} is not supported; accepted: four taps with "
+                         "a sum")
+    if not 0 <= model.ema_rate < 1:
+        raise ValueError(f"model.ema_rate: {model.ema_rate}; accepted: 0 <= ema_rate < 1")
     if model.nf < 4 or model.nf % 4 or not model.ch_mult or any(m < 1 for m in model.ch_mult):
         raise ValueError(f"model.nf, model.ch_mult: {model.nf}, {list(model.ch_mult)} are not supported; "
                          "accepted: a multiple of 4, and a list of positive whole numbers")

@@ -52,6 +52,8 @@ def _load(name, sources, extra_cflags, extra_cuda_cflags, with_cuda):
     cflags = [*_cpu_flags(), *extra_cflags]
     cuda_cflags = ["-O3", *extra_cuda_cflags]
     try:
+        if sys.platform == "win32":
+            raise RuntimeError("builds are for Linux and macOS")
         path = _cache_folder() / f"{name}_{_key(sources, cflags, cuda_cflags, with_cuda)}.so"
         if not path.exists():
             _build(path, name, sources, cflags, cuda_cflags, with_cuda)

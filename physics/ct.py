@@ -177,7 +177,7 @@ def fdk(y, operator):
 def view_weights(angles):
     """Angle in radians that each view stands for, times how much of a line integral it holds.
 
-    A view reaches halfway to its neighbours on the circle; a largest gap of more than twice the median one is
+    A view reaches halfway to its neighbours on the circle; a largest gap of more than 2.5 times the median one is
     not covered, and counts as a median one. Over a full turn every line is measured twice, hence the factor
     pi / covered, 1/2 there; below half a turn no line is measured twice, and the factor is 1.
     """
@@ -185,7 +185,7 @@ def view_weights(angles):
     order = np.argsort(angles)
     gaps = np.diff(angles[order], append=angles[order[0]] + 2 * np.pi)
     typical = np.quantile(gaps[gaps > 1e-9], 0.5, method="lower")
-    if gaps.max() > 2 * typical:
+    if gaps.max() > 2.5 * typical:
         gaps[gaps.argmax()] = typical
     weights = np.empty(len(angles))
     weights[order] = (gaps + np.roll(gaps, 1)) / 2

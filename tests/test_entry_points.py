@@ -39,6 +39,8 @@ def ct_scan(tmp_path_factory):
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in CT_SHAPE), indexing="ij")
     array = np.where(x**2 + y**2 < 0.8, 0, -1000).astype(np.int16)
     array[(x - 0.3 * z) ** 2 + y**2 < 0.1] = 900
+    array[:, :4] = -3024    # padding outside the field of view
+    array[3, 10, 10] = 3000     # metal
     return write_scan(tmp_path_factory.mktemp("ct") / "chest.nii.gz", array)
 
 
@@ -89,7 +91,8 @@ def test_ct_files_and_geometry(run, ct_scan):
     assert all(np.isfinite(value["psnr"]) and value["axial"]["psnr"] for value in metrics.values())
     truth, source = read_volume(folder / "GT.nii.gz"), read_volume(ct_scan, "LPI")
     assert same_geometry(read_volume(folder / "recon.nii.gz"), truth)
-    assert np.allclose(truth.array, source.resize(16).array.clip(-1000, 1600), atol=0.1)    # HU, same place
+    clipped = source.with_array(source.array.clip(-1000, 1600)).resize(16)
+    assert np.allclose(truth.array, clipped.array, atol=0.1)    # HU, clamped before they are averaged
     assert same_geometry(truth, source.resize(16))
     assert voxels(folder, "measurement").shape == (12, 512, 512)
     assert yaml.safe_load((folder / "args.yaml").read_text())["degree"] == 12
@@ -185,7 +188,10 @@ def test_noise_in_the_measurement_reaches_everything_after_it(run):
     ("CT", {"--device": "cuda:77"}, "--device cuda:77"), ("CT", {"--device": "tpu"}, "--device tpu"),
     ("CT", {"--recon-size": 900}, "--recon-size 900"),
     ("MR", {"--degree": 99}, "--degree 99: more than the 14 slices"),
-    ("MR", {"--data": "constant.nii"}, "constant.nii: all voxels have the value 3"),
+    ("MR", {"--data": "constant.nii"}, "constant.nii: all voxels have one value"),
+    ("CT", {"--data": "air.nii"}, "air.nii: all voxels have one value in the window from -1000 to 1600"),
+    ("CT", {"--checkpoint-path": "other.yaml"}, "other.yaml: not a checkpoint"),
+    ("MR", {"--data": "top.nii", "--slice-begin": 4, "--slice-end": 8}, "top.nii: all voxels have one value"),
 ], ids=str)
 def test_bad_input_is_one_line_status_2_and_leaves_nothing(tmp_path, capsys, prior, ct_scan, mr_scan, data_dir,
                                                            problem, spoil, reason):
@@ -194,6 +200,10 @@ def test_bad_input_is_one_line_status_2_and_leaves_nothing(tmp_path, capsys, pri
     (inputs / "text.nii.gz").write_text("no image")
     sitk.WriteImage(sitk.Image(4, 5, sitk.sitkInt16), str(inputs / "flat.nii"))
     sitk.WriteImage(sitk.GetImageFromArray(np.full((4, 4, 4), 3, np.int16)), str(inputs / "constant.nii"))
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((4, 4, 4), -2000, np.int16)), str(inputs / "air.nii"))
+    top = np.zeros((8, 4, 4), np.int16)
+    top[:4] = np.arange(16).reshape(4, 4)
+    sitk.WriteImage(sitk.GetImageFromArray(top), str(inputs / "top.nii"))
     torch.save({"a": torch.ones(1)}, inputs / "other.pth")
     text = (data_dir / "ncsnpp_tiny.yaml").read_text()
     (inputs / "other.yaml").write_text(text.replace("resblock_type: biggan", "resblock_type: ddpm"))
@@ -208,13 +218,17 @@ def test_bad_input_is_one_line_status_2_and_leaves_nothing(tmp_path, capsys, pri
     assert not (tmp_path / "results").exists()
 
 
-def test_the_shell_scripts_forward_settings_and_flags(tmp_path, prior, ct_scan):
+@pytest.mark.parametrize("script, flag, expected", [
+    ("recon_CBCT.sh", "--NFE", {"degree": 6, "NFE": 1, "task": "SVCT", "use_init": True, "recon_size": 16}),
+    ("recon_ZSR.sh", "--NFE", {"degree": 6, "NFE": 1, "task": "ZSR", "use_init": True, "num_cg": 1}),
+])
+def test_the_shell_scripts_forward_settings_and_flags(tmp_path, prior, ct_scan, mr_scan, script, flag, expected):
     root = os.path.dirname(recon_CBCT.__file__)
-    settings = {"DATA": str(ct_scan), "CHECKPOINT_PATH": prior[1], "CONFIG_PATH": prior[3], "RECON_SIZE": "16",
-                "DEGREE": "6", "NFE": "9", "PYTHON": sys.executable}
-    shown = subprocess.run(["bash", os.path.join(root, "recon_CBCT.sh"), "--NFE", "1", "--output-dir", str(tmp_path)],
+    settings = {"DATA": str(ct_scan if "CBCT" in script else mr_scan), "CHECKPOINT_PATH": prior[1],
+                "CONFIG_PATH": prior[3], "RECON_SIZE": "16", "DEGREE": "6", "NFE": "9", "PYTHON": sys.executable}
+    shown = subprocess.run(["bash", os.path.join(root, script), flag, "1", "--output-dir", str(tmp_path)],
                            capture_output=True, text=True, env=os.environ | settings, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    folder = shown.stdout.splitlines()[-1]
-    settings = yaml.safe_load(open(os.path.join(folder, "args.yaml")))
-    assert (settings["degree"], settings["NFE"], settings["task"], settings["use_init"]) == (6, 1, "SVCT", True)
+    with open(os.path.join(shown.stdout.splitlines()[-1], "args.yaml")) as file:
+        found = yaml.safe_load(file)
+    assert {key: found[key] for key in expected} == expected

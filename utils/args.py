@@ -44,9 +44,10 @@ def number(kind, least=-math.inf, most=math.inf, above=None):
     def convert(text: str):
         try:
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and least <= value <= most and (above is None or value > above)):
+            finite = math.isfinite(value)
+        except (ValueError, OverflowError):
+            finite = False
+        if not (finite and least <= value <= most and (above is None or value > above)):
             raise argparse.ArgumentTypeError(f"{text!r}; accepted: {accepted}")
         return value
     return convert
@@ -63,7 +64,7 @@ def truth(text: str) -> bool:
 def existing_file(text: str) -> Path:
     """An argparse type: a file that exists and can be opened."""
     path = Path(text)
-    if not path.is_file():
+    if not os.path.isfile(path):    # unlike Path.is_file, False for a path that can't be looked at
         raise argparse.ArgumentTypeError(f"{text}: no such file")
     if not os.access(path, os.R_OK):
         raise argparse.ArgumentTypeError(f"{text}: cannot be read (permissions)")
@@ -107,7 +108,7 @@ def build_parser(problem: str) -> argparse.ArgumentParser:
     add("--slice-end", type=number(int, 0), default=0, metavar="K",
         help="slice after the last; both 0: the whole volume")
     if ct:
-        add("--recon-size", type=number(int, 8), default=256, metavar="PIXELS",
+        add("--recon-size", type=number(int, 8, 4096), default=256, metavar="PIXELS",
             help="in-plane size that the slices are resized to; that of the prior works best")
     add("--sino-noise", type=number(float, 0), default=0.0, metavar="V",
         help="noise of the measurement: 0 none; below 100 Gaussian of variance V; from 100 on Poisson, V "
@@ -122,26 +123,26 @@ def build_parser(problem: str) -> argparse.ArgumentParser:
     group = parser.add_argument_group("sampling")
     add = group.add_argument
     add("--use-init", type=truth, nargs="?", const=True, default=False, metavar="true|false",
-        help="start from the measurement's own reconstruction, noised to sigma-max")
-    add("--NFE", type=number(int, 1), default=1000, metavar="N", help="number of noise levels")
+        help="start from the measurement's own reconstruction, noised to sigma-max (DDS, DDNM)")
+    add("--NFE", type=number(int, 1), default=1000, metavar="N", help="number of noise levels (not ADMM-TV)")
     add("--num-cg", type=number(int, 1), default=5, metavar="N", help="conjugate-gradient steps a level (DDS)")
     add("--w-tik", type=number(float, 0), default=0.0, metavar="W", help="weight of the Tikhonov term (DDS)")
     add("--w-dz", type=not_yet, default=0.0, metavar="W", help="weight of total variation along z (only 0 yet)")
     add("--w-dps", type=not_yet, default=0.0, metavar="W",
         help="weight of the posterior-sampling gradient (only 0 yet)")
     add("--sigma-max", type=number(float, above=0), default=378.0, metavar="S",
-        help="first noise level; intensities are in [0, 1]")
+        help="first noise level, at most that of the prior's config; intensities are in [0, 1]")
     add("--sigma-min", type=number(float, above=0), default=0.01, metavar="S", help="last noise level")
     add("--noise-control", type=one_of(*NOISE_CONTROLS), default="SLERP", metavar=f"{{{','.join(NOISE_CONTROLS)}}}",
         help="noise of neighbouring slices: SLERP correlates it (ISCS), None draws it independently")
     add("--renoise-method", type=one_of(*RENOISE_METHODS), default="DDPM",
-        metavar=f"{{{','.join(RENOISE_METHODS)}}}", help="how a level's estimate is noised to the next level")
+        metavar=f"{{{','.join(RENOISE_METHODS)}}}", help="how a level's estimate is noised to the next level (DDS, DDNM)")
 
     group = parser.add_argument_group("running")
     add = group.add_argument
     add("--gpu", type=number(int, 0), default=0, metavar="K", help="CUDA device index, where CUDA is used")
     add("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:K")
-    add("--seed", type=number(int, 0), default=42, metavar="N", help="of all random numbers")
+    add("--seed", type=number(int, 0, 2**63 - 1), default=42, metavar="N", help="of all random numbers")
     add("--batch-size", type=number(int, 1), default=8, metavar="N",
         help="slices a network call; the result does not depend on it")
     add("--output-dir", type=Path, default=Path("results"), metavar="FOLDER", help="where the run's folder goes")
@@ -165,11 +166,11 @@ def parse_args(problem: str, argv=None) -> argparse.Namespace:
             if getattr(args, flag) is None:
                 error(f"--{flag.replace('_', '-')} is missing; --method {args.method} needs a prior")
     folder = args.output_dir
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
         error(f"--output-dir {args.output_dir}: cannot be written ({folder} is "
-              f"{'not writable' if folder.is_dir() else 'not a folder'})")
+              f"{'not writable' if os.path.isdir(folder) else 'not a folder'})")
     return args
 
 

@@ -1,10 +1,16 @@
 """Weights on disk: the published checkpoint layout, read without running code from the file."""
-import os
 import pickle
+import struct
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from utils.files import complete_file
+
+# What torch.load raises, besides OSError, for a file that is no checkpoint.
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+              AssertionError, OverflowError, struct.error)
 
 
 class EMA:
@@ -21,12 +27,14 @@ class EMA:
     def update(self, network: nn.Module) -> None:
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        torch._foreach_lerp_(self.shadow_params, [p.detach() for p in trainable(network)], 1 - decay)
+        for shadow, parameter in zip(self.shadow_params, trainable(network)):
+            shadow.lerp_(parameter, 1 - decay)
 
     def state_dict(self) -> dict:
         return {"decay": self.decay, "num_updates": self.num_updates, "shadow_params": self.shadow_params}
 
     def load_state_dict(self, state: dict) -> None:
+        """Continue from what `state_dict` gave for the same network."""
         self.decay, self.num_updates = state["decay"], state["num_updates"]
         for shadow, saved in zip(self.shadow_params, state["shadow_params"], strict=True):
             shadow.copy_(saved)
@@ -43,7 +51,7 @@ def read_checkpoint(path: str | Path) -> dict:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path}: not a checkpoint of plain tensors ({reason[:120]})") from None
     if not isinstance(content, dict):
@@ -61,7 +69,8 @@ def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> 
     """
     content = read_checkpoint(path)
     state = content.get("model", content)
-    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(name, str) and torch.is_tensor(value)
+                                              for name, value in state.items()):
         raise ValueError(f"{path}: holds no state dict of weights")
     state = {name.removeprefix("module."): value for name, value in state.items()}
     expected = network.state_dict()
@@ -97,9 +106,5 @@ def _check(path, name: str, value, expected: torch.Tensor) -> None:
 
 def save(path: str | Path, content: dict) -> None:
     """`torch.save` under a temporary name, renamed when complete."""
-    partial = Path(path).with_name(f".partial-{Path(path).name}")
-    try:
+    with complete_file(path) as partial:
         torch.save(content, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -4,9 +4,11 @@ from pathlib import Path
 import yaml
 from ml_collections import ConfigDict
 
-NUMBER, WHOLE, FLAG, TEXT, WHOLES = "a number", "a whole number", "true or false", "a text", "a list of numbers"
+NUMBER, WHOLE, FLAG, TEXT = "a number", "a whole number", "true or false", "a text"
+WHOLES, NUMBERS = "a list of whole numbers", "a list of numbers"
 
-# Every key of a config and the type of its value.
+# Every key of a config and the type of its value. Kept for the published files, and without effect here:
+# seed, training.reduce_mean, data.dataset, data.save_path, model.beta_min, model.beta_max.
 KEYS = {
     "training": {"continuous": FLAG, "reduce_mean": FLAG, "sde": TEXT},
     "sampling": {"n_steps_each": WHOLE, "noise_removal": FLAG, "probability_flow": FLAG, "snr": NUMBER,
@@ -17,7 +19,7 @@ KEYS = {
               "beta_max": NUMBER, "scale_by_sigma": FLAG, "ema_rate": NUMBER, "normalization": TEXT,
               "nonlinearity": TEXT, "nf": WHOLE, "ch_mult": WHOLES, "num_res_blocks": WHOLE,
               "attn_resolutions": WHOLES, "resamp_with_conv": FLAG, "conditional": FLAG, "fir": FLAG,
-              "fir_kernel": WHOLES, "skip_rescale": FLAG, "resblock_type": TEXT, "progressive": TEXT,
+              "fir_kernel": NUMBERS, "skip_rescale": FLAG, "resblock_type": TEXT, "progressive": TEXT,
               "progressive_input": TEXT, "progressive_combine": TEXT, "attention_type": TEXT,
               "init_scale": NUMBER, "fourier_scale": NUMBER, "conv_size": WHOLE, "dropout": NUMBER,
               "embedding_type": TEXT},
@@ -37,7 +39,8 @@ CHECKS = {
     WHOLE: lambda value: isinstance(value, int) and not isinstance(value, bool),
     FLAG: lambda value: isinstance(value, bool),
     TEXT: lambda value: isinstance(value, str),
-    WHOLES: lambda value: isinstance(value, list) and all(map(_is_number, value)),
+    WHOLES: lambda value: isinstance(value, list) and all(map(CHECKS[WHOLE], value)),
+    NUMBERS: lambda value: isinstance(value, list) and all(map(_is_number, value)),
 }
 
 

@@ -1,8 +1,9 @@
 """A static picture of a run's volumes."""
-import os
 from pathlib import Path
 
 import torch
+
+from utils.files import complete_file
 
 
 def save_panel(path: str | Path, volumes: dict, spacing, direction) -> None:
@@ -53,9 +54,5 @@ def save_panel(path: str | Path, volumes: dict, spacing, direction) -> None:
                 axis.set_title(name, fontsize=9)
             if name == first_shown[is_error]:
                 axis.set_ylabel(label, fontsize=8)
-    partial = Path(path).with_name(f".partial-{Path(path).name}")
-    try:
-        figure.savefig(partial, dpi=110, format="png")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with complete_file(path) as partial:
+        figure.savefig(partial, dpi=110)

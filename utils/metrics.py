@@ -11,14 +11,15 @@ def evaluate(volume: torch.Tensor, truth: torch.Tensor, slice_axis: int = 0) -> 
 
     PSNR and SSIM use the data range max(truth) - min(truth) of the whole volume. ``psnr`` at the top is that
     of the volume; a view's figures are means over its slices, those left out where the truth is constant, and
-    ``ssim`` at the top is the mean over the three views. SSIM is None for slices thinner than its window.
+    ``ssim`` at the top is the mean over the three views. SSIM is None for slices thinner than its window, PSNR
+    where there is no error, both where the truth is constant in every slice.
     ``inter_slice_error`` is the mean of |(x[k+1] - x[k]) - (g[k+1] - g[k])| along ``slice_axis``, the
     axis that the prior's slices are stacked along (0 axial, 1 coronal); None for a single slice.
     """
     if volume.shape != truth.shape:
         raise ValueError(f"volume of {list(volume.shape)} against a truth of {list(truth.shape)}")
     span = float(truth.max() - truth.min())
-    result = {"psnr": peak_signal_noise_ratio(volume, truth, data_range=span).item()}
+    result = {"psnr": _finite(peak_signal_noise_ratio(volume, truth, data_range=span))}
     views = {name: _view(volume.movedim(axis, 0), truth.movedim(axis, 0), span) for name, axis in VIEWS.items()}
     ssims = [view["ssim"] for view in views.values() if view["ssim"] is not None]
     result["ssim"] = sum(ssims) / len(ssims) if ssims else None
@@ -35,11 +36,17 @@ def inter_slice_error(volume: torch.Tensor, truth: torch.Tensor, axis: int = 0) 
 
 def _view(slices: torch.Tensor, truth: torch.Tensor, span: float) -> dict:
     varying = truth.flatten(1).amax(1) > truth.flatten(1).amin(1)
+    if not varying.any():
+        return {"psnr": None, "ssim": None}
     slices, truth = slices[varying][:, None], truth[varying][:, None]
     psnr = peak_signal_noise_ratio(slices, truth, data_range=span, reduction="elementwise_mean", dim=(1, 2, 3))
     if min(slices.shape[-2:]) < SSIM_WINDOW:
-        return {"psnr": psnr.item(), "ssim": None}
+        return {"psnr": _finite(psnr), "ssim": None}
     # A few slices at a time: the windowed moments take many times a slice's memory.
     ssim = torch.cat([structural_similarity_index_measure(ours, theirs, data_range=span, reduction="none").view(-1)
                       for ours, theirs in zip(slices.split(16), truth.split(16))])
-    return {"psnr": psnr.item(), "ssim": ssim.mean().item()}
+    return {"psnr": _finite(psnr), "ssim": _finite(ssim.mean())}
+
+
+def _finite(value: torch.Tensor) -> float | None:
+    return value.item() if value.isfinite() else None

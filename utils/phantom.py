@@ -8,6 +8,7 @@ import sys
 import numpy as np
 
 from utils.args import Parser
+from utils.files import complete_file
 from utils.phantom_head import head
 from utils.phantom_thorax import thorax
 
@@ -32,14 +33,8 @@ def write_phantom(path, kind, volume, spacing):
     image.SetDirection(towards.ravel().tolist())
     middle = (np.array(image.GetSize()) - 1) / 2 * image.GetSpacing()
     image.SetOrigin((-towards @ middle).tolist())
-    folder, name = os.path.split(path)
-    partial = os.path.join(folder, f".{os.getpid()}-{name}")
-    try:
-        sitk.WriteImage(image, partial)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    with complete_file(path) as partial:
+        sitk.WriteImage(image, str(partial))
 
 
 def main(argv=None):

@@ -1,8 +1,8 @@
 """What a run leaves behind: its folder, volumes, settings, metrics and figure; and what it says meanwhile."""
 import json
 import math
-import os
 import platform
+import re
 import time
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ import yaml
 from tqdm import tqdm
 
 from utils.figure import save_panel
+from utils.files import complete_file
 from utils.metrics import evaluate
 from utils.volume import Volume, scale_from_unit, write_volume
 
@@ -40,7 +41,7 @@ class Run:
         self.window, self.slice_axis = window, slice_axis
         self.units, self.metrics = {}, {}
         config = args.config_path.stem if args.config_path else "no-prior"
-        name = args.data.name.removesuffix(".gz").removesuffix(".nii")
+        name = re.sub(r"\.nii(\.gz)?$", "", args.data.name, flags=re.IGNORECASE)
         parent = Path(args.output_dir, config, name, *["CBCT"] * (problem == "CBCT"), f"{args.task}-{args.degree}",
                       args.method, noise_label(args.sino_noise))
         self.folder = _new_folder(parent)
@@ -90,15 +91,13 @@ class Run:
     def finish(self) -> None:
         """Write the metrics and the figure, print a summary and, last, the folder."""
         if self.metrics:
-            text = json.dumps(self.metrics, indent=2)
-            partial = self.folder / ".partial-metrics.json"
-            partial.write_text(text + "\n", encoding="utf-8")
-            os.replace(partial, self.folder / "metrics.json")
+            with complete_file(self.folder / "metrics.json") as partial:
+                partial.write_text(json.dumps(self.metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
             print(f"{'':10}{'PSNR dB':>9}{'SSIM':>8}{'inter-slice error':>20}")
             for name, metric in self.metrics.items():
-                ssim, error = (math.nan if metric[key] is None else metric[key]
-                               for key in ("ssim", "inter_slice_error"))
-                print(f"{name:10}{metric['psnr']:9.2f}{ssim:8.4f}{error:20.5f}")
+                psnr, ssim, error = (math.nan if metric[key] is None else metric[key]
+                                     for key in ("psnr", "ssim", "inter_slice_error"))
+                print(f"{name:10}{psnr:9.2f}{ssim:8.4f}{error:20.5f}")
         save_panel(self.folder / "panel.png", self.units, self.template.spacing, self.template.direction)
         print(self.folder)
 

@@ -1,7 +1,6 @@
 """Medical volumes on disk and their geometry: read, reorient, crop, resize, write."""
 import gzip
 import math
-import os
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
+
+from utils.files import complete_file
 
 CT_WINDOW = (-1000.0, 1600.0)    # HU that the prior's intensities 0 and 1 stand for
 SUFFIXES = (".nii", ".nii.gz")
@@ -112,7 +113,7 @@ def _check_voxels(path: Path, size, reader: sitk.ImageFileReader) -> None:
 
     Raises ValueError when the file ends before its last voxel or holds values that are not finite.
     """
-    voxel = sitk.Image(1, 1, 1, reader.GetPixelID()).GetSizeOfPixelComponent()
+    voxel = int(float(reader.GetMetaData("bitpix"))) // 8    # as stored: the reader's type is that after rescaling
     stored = {"16": "f4", "64": "f8"}.get(reader.GetMetaData("datatype"))    # NIfTI's codes of real numbers
     missing, bad = math.prod(size) * voxel, 0
     try:
@@ -139,20 +140,18 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     image.SetSpacing(volume.spacing)
     image.SetOrigin(volume.origin)
     image.SetDirection(volume.direction)
-    partial = path.with_name(f".partial-{path.name}")
     try:
-        sitk.WriteImage(image, str(partial))
-        os.replace(partial, path)
+        with complete_file(path) as partial:
+            sitk.WriteImage(image, str(partial))
     except RuntimeError as error:
         raise OSError(f"{path}: cannot be written ({str(error).splitlines()[-1].strip()})") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def scale_to_unit(array: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Clamp to [low, high] and map that range to [0, 1]. ValueError when the range is empty."""
-    if not high > low:
-        raise ValueError(f"all voxels have the value {low:g}; accepted: a volume with contrast")
+    """Clamp to [low, high] and map that range to [0, 1]. ValueError when nothing but one value is left."""
+    if not high > low or array.min() >= high or array.max() <= low or array.min() == array.max():
+        raise ValueError(f"all voxels have one value in the window from {low:g} to {high:g}; accepted: a volume "
+                         "with contrast")
     return (np.clip(array, low, high) - low) / (high - low)
 
 

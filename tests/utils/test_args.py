@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from utils.args import input_errors, parse_args
+from algorithms import noise, renoise
+from utils.args import NOISE_CONTROLS, RENOISE_METHODS, input_errors, parse_args
 
 
 @pytest.fixture
@@ -57,7 +58,9 @@ BAD = [
     (["--renoise-method", "x"], "accepted: DDPM, DDIM, DDS, DiffPIR"),
     (["--use-init", "maybe"], "--use-init: 'maybe'; accepted: true, false"),
     (["--data", "nowhere.nii"], "--data: nowhere.nii: no such file"),
-    (["--sino-noise", "-3"], "--sino-noise"), (["--seed", "-1"], "--seed"), (["--batch-size", "0"], "--batch-size"),
+    (["--sino-noise", "-3"], "--sino-noise"), (["--seed", str(2**63)], "--seed"), (["--NFE", "9" * 400], "--NFE"),
+    (["--data", "x" * 300], "no such file"),
+    (["--seed", "-1"], "--seed"), (["--batch-size", "0"], "--batch-size"),
     (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
 ]
 
@@ -114,3 +117,7 @@ def test_help_and_wrong_flags_load_nothing_heavy(data_dir, script):
     assert refused.returncode == 2
     for run in (shown, refused):
         assert " torch\n" not in run.stderr and " numpy\n" not in run.stderr
+
+
+def test_the_choices_are_those_that_are_built():
+    assert NOISE_CONTROLS == noise.CONTROLS and sorted(RENOISE_METHODS) == sorted(renoise.METHODS)

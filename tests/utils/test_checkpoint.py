@@ -57,6 +57,7 @@ def test_a_bare_state_dict_is_accepted(tmp_path, checkpoint):
     (lambda c: c["ema"]["shadow_params"].reverse(), "ema of first.weight has shape"),
     (lambda c: c.update(model=3), "no state dict"),
     (lambda c: c.update(ema=None), "ema.shadow_params"),
+    (lambda c: c["model"].update({0: torch.zeros(1)}), "no state dict"),
 ])
 def test_what_does_not_fit_is_named(tmp_path, checkpoint, spoil, reason):
     spoil(checkpoint)
@@ -83,7 +84,7 @@ def test_code_in_the_file_does_not_run(tmp_path, checkpoint):
     assert not os.path.exists(marker)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken zip"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken zip", b"training:\n  sde: vesde\n", b"50,0.8,0.7\n"])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "c.pth").write_bytes(content)
     with pytest.raises(ValueError, match="not a checkpoint"):

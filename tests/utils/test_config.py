@@ -36,6 +36,7 @@ def test_published_configs_are_the_published_architecture(data_dir):
     ("model", "fir", 1, "model.fir: 1; expected true or false"),
     ("model", "sigma_max", float("nan"), "model.sigma_max"),
     ("model", "ch_mult", 3, "model.ch_mult: 3; expected a list"),
+    ("model", "ch_mult", [1, 1.5], "model.ch_mult: .*expected a list of whole numbers"),
     ("sampling", "predictor", "euler", "sampling.predictor: 'euler' is not supported"),
 ])
 def test_a_wrong_key_is_named(tmp_path, tree, section, key, value, reason):

@@ -64,3 +64,11 @@ def test_slices_thinner_than_the_window_have_no_ssim():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="truth"):
         evaluate(torch.zeros(3, 4, 4), torch.zeros(3, 4, 5))
+
+
+def test_what_has_no_figure_is_none():
+    truth = torch.zeros(12, 16, 20)
+    truth[6:] = 1      # every axial slice is constant
+    result = evaluate(truth.clone(), truth)
+    assert result["psnr"] is None and result["axial"] == {"psnr": None, "ssim": None}
+    assert result["coronal"] == {"psnr": None, "ssim": pytest.approx(1)}

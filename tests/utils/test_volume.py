@@ -97,6 +97,15 @@ def test_number_types(tmp_path, kind):
     assert volume.array.dtype == np.float32 and volume.array.std() > 10
 
 
+def test_stored_integers_with_a_slope_are_rescaled(tmp_path):
+    path = write(tmp_path, image(kind=np.int16), "scan.nii")
+    plain = read_volume(path).array
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.array([0.5, 3], "<f4").tobytes()    # scl_slope, scl_inter
+    path.write_bytes(content)
+    assert np.allclose(read_volume(path).array, 0.5 * plain + 3)
+
+
 def test_unreadable_files_are_named(tmp_path):
     cases = {"missing.nii": (FileNotFoundError, "no such file"), "scan.mha": (ValueError, "not a NIfTI"),
              "text.nii": (ValueError, "cannot be read as NIfTI"), "cut.nii.gz": (ValueError, "incomplete gzip"),
@@ -132,5 +141,6 @@ def test_scaling_clamps_and_inverts():
     unit = scale_to_unit(values, -1000, 1600)
     assert unit.tolist() == [0, 0, 0.5, 1, 1]
     assert scale_from_unit(unit, -1000, 1600).tolist() == [-1000, -1000, 300, 1600, 1600]
-    with pytest.raises(ValueError, match="all voxels have the value 5"):
-        scale_to_unit(np.full(3, 5.0), 5, 5)
+    for constant, low, high in ((5.0, 5, 5), (5.0, 0, 9), (-2000.0, -1000, 1600), (2000.0, -1000, 1600)):
+        with pytest.raises(ValueError, match="all voxels have one value"):
+            scale_to_unit(np.full(3, constant), low, high)
