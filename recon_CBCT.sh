@@ -13,8 +13,6 @@ CHECKPOINT_PATH=${CHECKPOINT_PATH:-$HERE/demo/prior_CT_128.pth}
 CONFIG_PATH=${CONFIG_PATH:-$HERE/configs/ve/demo_CT_128.yaml}
 RECON_SIZE=${RECON_SIZE:-128}         # in-plane size that the slices are resized to; that of the prior works best
 TASK=${TASK:-SVCT}                    # SVCT: sparse views, LACT: limited angle
-if [ "$TASK" = LACT ]; then DEGREE=${DEGREE:-90}; fi
-DEGREE=${DEGREE:-20}                  # SVCT: number of views; LACT: degrees covered
 METHOD=${METHOD:-DDS}                 # DDS, DDNM, ADMM-TV, uncondition
 NOISE_CONTROL=${NOISE_CONTROL:-SLERP} # SLERP (ISCS) or None (independent noise)
 RENOISE_METHOD=${RENOISE_METHOD:-DDPM}
@@ -23,6 +21,11 @@ if [ "$METHOD" = uncondition ] || [ "$USE_INIT" = false ]; then
     NFE=${NFE:-100}                   # from noise alone: more levels, from one that hides everything
     SIGMA_MAX=${SIGMA_MAX:-50}
 fi
+if [ "$TASK" = LACT ]; then            # a missing wedge leaves more to the prior: start higher
+    DEGREE=${DEGREE:-90}
+    SIGMA_MAX=${SIGMA_MAX:-5}
+fi
+DEGREE=${DEGREE:-20}                  # SVCT: number of views; LACT: degrees covered
 NFE=${NFE:-20}                        # noise levels
 SIGMA_MAX=${SIGMA_MAX:-0.5}           # the first; 0.5 fits a start from SIRT, the prior's own maximum one without
 SIGMA_MIN=${SIGMA_MIN:-0.01}          # the last
