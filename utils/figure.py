@@ -33,7 +33,8 @@ def save_panel(path: str | Path, volumes: dict, spacing, direction) -> None:
     if compared:
         rows += [(f"{view}\nerror", cut, aspect, True) for view, cut, aspect in cuts]
     first_shown = {False: next(iter(volumes)), True: compared[0] if compared else None}
-    heights = [cut(reference).shape[0] * aspect / cut(reference).shape[1] for _, cut, aspect, _ in rows]
+    heights = [max(0.2, cut(reference).shape[0] * aspect / cut(reference).shape[1])     # room for a label
+               for _, cut, aspect, _ in rows]
     figure = Figure(figsize=(2.4 * len(volumes), 2.4 * sum(heights) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), len(volumes), squeeze=False, height_ratios=heights)
