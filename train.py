@@ -71,7 +71,7 @@ class Training:
         import torch
 
         from models.ncsnpp import NCSNpp
-        from utils.checkpoint import EMA, load_weights, read_checkpoint, trainable
+        from utils.checkpoint import EMA, load_weights, trainable
 
         torch.manual_seed(args.seed)
         self.network = NCSNpp(config).to(device)
@@ -81,9 +81,8 @@ class Training:
         self.step, self.folder = 0, args.output
         if args.resume:
             path = self.folder / "checkpoint.pth"
-            load_weights(self.network, path, use_ema=False)
+            state = load_weights(self.network, path, use_ema=False)
             try:
-                state = read_checkpoint(path)
                 self.ema.load_state_dict(state["ema"])
                 self.optimizer.load_state_dict(state["optimizer"])
                 self.step = state["step"]

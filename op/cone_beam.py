@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import pad
 
 from op import build
+from op.check import check
 
 CHUNK = 1 << 21         # samples (columns x planes x rows) that the reference handles at once
 
@@ -110,7 +111,7 @@ def project(volume, rays: Rays, impl=None):
     Raises ValueError for a volume of another shape or type than these, an unknown impl, and 'compiled' where
     it is not possible.
     """
-    _check("volume", volume, rays.volume_shape)
+    check("volume", volume, rays.volume_shape)
     return _Project.apply(volume, rays, _choose(volume, impl))
 
 
@@ -119,14 +120,8 @@ def backproject(projections, rays: Rays, impl=None):
 
     Arguments and errors as there; its gradient is `project`.
     """
-    _check("projections", projections, (len(rays.columns), *rays.det_shape))
+    check("projections", projections, (len(rays.columns), *rays.det_shape))
     return _Backproject.apply(projections, rays, _choose(projections, impl))
-
-
-def _check(name, tensor, shape):
-    if tuple(tensor.shape) != tuple(shape) or not tensor.is_floating_point():
-        raise ValueError(f"{name}: expected floating point {list(shape)}, "
-                         f"found {tensor.dtype} {list(tensor.shape)}")
 
 
 class _Project(torch.autograd.Function):

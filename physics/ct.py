@@ -8,7 +8,8 @@ import torch
 from torch.nn.functional import grid_sample
 
 from op import cone_beam
-from physics.operator import LinearOperator, check
+from op.check import check
+from physics.operator import LinearOperator
 
 FULL_TURN = 360         # views of the demo geometry, one a degree
 

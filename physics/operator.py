@@ -1,12 +1,5 @@
 """What every measurement operator offers to the algorithms."""
-
-
-def check(name, tensor, shape):
-    """The tensor itself, if it is floating point of this shape; otherwise ValueError naming `name`."""
-    if tuple(tensor.shape) != tuple(shape) or not tensor.is_floating_point():
-        raise ValueError(f"{name}: expected floating point {list(shape)}, "
-                         f"found {tensor.dtype} {list(tensor.shape)}")
-    return tensor
+from op.check import check
 
 
 class LinearOperator:

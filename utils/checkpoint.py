@@ -59,8 +59,8 @@ def read_checkpoint(path: str | Path) -> dict:
     return content
 
 
-def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> None:
-    """Load weights into ``network``, strictly.
+def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> dict:
+    """Load weights into ``network``, strictly; returns the file's content.
 
     The file holds ``{optimizer, model, ema, step}`` with ``model`` a state dict (keys may start with
     ``module.``) and ``ema.shadow_params`` a list in the order of the trainable parameters, or is a bare state
@@ -93,6 +93,7 @@ def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> 
         for name, value, parameter in zip(names, shadow, trainable(network)):
             _check(path, f"ema of {name}", value, parameter)
             parameter.data.copy_(value)
+    return content
 
 
 def _check(path, name: str, value, expected: torch.Tensor) -> None:

@@ -48,7 +48,6 @@ class Run:
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
         settings["versions"] = {"python": platform.python_version(), "torch": str(torch.__version__)}
         (self.folder / "args.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-        self.intermediates = 0
 
     def save(self, name: str, x: torch.Tensor) -> None:
         """Write [slices, 1, H, W] as ``name``.nii.gz, show it in the figure, and compare it with "GT" if saved."""
