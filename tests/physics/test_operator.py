@@ -1,6 +1,5 @@
 """What holds for every operator."""
-import math
-
+import numpy as np
 import pytest
 import torch
 
@@ -9,9 +8,25 @@ from physics.zsr import ZAverage
 
 
 def cone(shape, views, **changes):
-    angles = tuple(2 * math.pi * i / views + 0.1 for i in range(views))
-    settings = dict(angles=angles, src_dist=70, det_dist=50, det_shape=(40, 50), det_spacing=(2, 1.5))
-    return lambda: ConeBeam(ConeGeometry(**settings | changes), shape)
+    settings = dict(angles=np.arange(views) * 360 / views + 6, src_dist=70, det_dist=50, det_shape=(40, 50),
+                    det_spacing=(2, 1.5), volume_shape=shape, voxel_size=(1, 1, 1))
+    return lambda: ConeBeam(ConeGeometry(**settings | changes))
+
+
+def random_cone(seed, by_vectors=False):
+    """A scan that is odd in every respect; by vectors, each view is so in its own way."""
+    rng = np.random.default_rng(seed)
+    size = rng.uniform(0.5, 2, 3)
+    scan = ConeGeometry(angles=rng.uniform(-400, 400, 4), src_dist=rng.uniform(50, 80), det_dist=rng.uniform(40, 60),
+                        det_shape=rng.integers(20, 50, 2), det_spacing=rng.uniform(0.8, 2.5, 2),
+                        det_offset=rng.uniform(-8, 8, 2), voxel_size=size, volume_centre=rng.uniform(-5, 5, 3),
+                        volume_shape=np.ceil(rng.uniform(5, 30, 3) / size))
+    if by_vectors:
+        wobble = rng.normal(size=(4, 12)) * np.repeat([2, 4, 0.1, 0.1], 3)
+        wobble[:, 9:11] = 0
+        scan = ConeGeometry(view_vectors=scan.vectors + wobble, det_shape=scan.det_shape, voxel_size=size,
+                            volume_shape=scan.volume_shape, volume_centre=scan.volume_centre)
+    return lambda: ConeBeam(scan)
 
 
 OPERATORS = {
@@ -22,6 +37,10 @@ OPERATORS = {
     "cone one slice": cone((1, 12, 12), 4),
     "cone anisotropic": cone((5, 12, 14), 6, voxel_size=(2.5, 0.7, 0.9)),
     "cone truncated": cone((24, 40, 40), 4, det_shape=(11, 9)),
+    "cone offset": cone((9, 14, 11), 5, det_offset=(7, -12), volume_centre=(2, -3, 5)),
+    "cone beside the rays": cone((9, 14, 11), 3, det_offset=(0, 25), det_shape=(60, 31)),
+    **{f"cone random {seed}": random_cone(seed) for seed in range(4)},
+    **{f"cone vectors {seed}": random_cone(seed, by_vectors=True) for seed in range(4)},
     "average by 2": lambda: ZAverage((5, 1, 6, 8), 2),
     "average by 3": lambda: ZAverage((4, 1, 7, 15), 3),
     "average to one": lambda: ZAverage((3, 1, 5, 7), 7),

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from physics.noise import add_noise, snr_db
+from physics.noise import add_noise, poisson_weights, snr_db
 
 
 def generator(seed=0):
@@ -23,13 +23,26 @@ def test_gaussian_has_the_variance(level):
     assert abs(error.var().item() / level - 1) < 0.02 and abs(error.mean().item()) < 0.02 * math.sqrt(level)
 
 
-@pytest.mark.parametrize("level", [100, 1e4, 1e6])
-def test_poisson_has_the_mean_and_the_variance_of_its_counts(level):
+@pytest.mark.parametrize("level, attenuation", [(100, 0.01), (1e4, 0.01), (1e6, 0.01), (1e5, 0.05)])
+def test_poisson_has_the_mean_and_the_variance_of_its_counts(level, attenuation):
     y = torch.full((100_000,), 50.0)
-    counts = level * torch.exp(-0.01 * add_noise(y, level, generator()).double())
-    expected = level * math.exp(-0.5) + 10
+    settings = {} if attenuation == 0.01 else {"attenuation": attenuation}         # 0.01 is the default
+    noisy = add_noise(y, level, generator(), **settings).double()
+    counts = level * torch.exp(-attenuation * noisy)
+    expected = level * math.exp(-50 * attenuation) + 10
     assert torch.allclose(counts, counts.round(), atol=1e-5 * level)        # float32 of -ln
     assert abs(counts.mean().item() / expected - 1) < 0.01 and abs(counts.var().item() / expected - 1) < 0.03
+
+
+def test_poisson_weights_are_inverse_to_the_variance():
+    y = torch.tensor([0.0, 20, 60])[:, None].repeat(1, 100_000)
+    weights = poisson_weights(y, 0.02)
+    assert weights.shape == y.shape and weights.mean().item() == pytest.approx(1, abs=1e-5)
+    error = add_noise(y, 1e6, generator(), attenuation=0.02) - y
+    products = error.square().mean(1) * weights[:, 0]
+    assert torch.allclose(products / products[0], torch.ones(3), atol=0.03)
+    assert poisson_weights(torch.full((4,), 1e5)).tolist() == [1, 1, 1, 1]
+    assert poisson_weights(torch.tensor([0.0, 100]))[1].item() == pytest.approx(2 / (1 + math.e), rel=1e-5)
 
 
 def test_no_count_is_a_finite_line_integral():

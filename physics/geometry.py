@@ -1,0 +1,301 @@
+"""Cone-beam geometries as values, and their YAML files."""
+import math
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+UNITS = ("mm", "voxel")
+NUMBERS = {                                                     # how many, and what they must be
+    "det_shape": (2, "whole"), "det_spacing": (2, "positive"), "det_offset": (2, "finite"),
+    "src_dist": (1, "positive"), "det_dist": (1, "positive"), "mu_water": (1, "positive"),
+    "volume_shape": (3, "whole"), "voxel_size": (3, "positive"), "volume_centre": (3, "finite")}
+LENGTHS = ("src_dist", "det_dist", "det_spacing", "det_offset", "view_vectors", "voxel_size", "volume_centre")
+AXES = {2: " (v, u)", 3: " (z, y, x)", None: ", one a view"}    # what several numbers are
+ALWAYS = ("det_shape", "det_offset", "volume_centre")           # the others may be None
+CIRCLE = ("angles", "src_dist", "det_dist", "det_spacing")      # what a circular scan needs, beside det_shape
+RANGE = ("start", "stop", "views")                              # evenly spread angles in a YAML file
+POINTLESS = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")         # numbers that YAML 1.1 takes for a text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConeGeometry:
+    """Where the point source, the flat detector and the volume are in every view.
+
+    Points are (x, y, z) from the isocentre, which is on the rotation axis z at the height of the source. In a
+    circular scan, at angle t and with s, d = src_dist, det_dist, the source is at (s sin t, -s cos t, 0) and the
+    detector's centre at (-d sin t, d cos t, 0), shifted by `det_offset`; u runs along (cos t, sin t, 0), v along
+    z. `view_vectors` describe any other scan. All lengths are in `unit`.
+
+    Raises ValueError, one line that names the field, for numbers that are no geometry: not finite, not positive,
+    steps along u and v that are parallel, or a volume (its support, one voxel beyond the outer centres) that is
+    not between source and detector in every view.
+    """
+    angles: tuple = ()                      # degrees, one a view
+    src_dist: float | None = None           # from source to axis
+    det_dist: float | None = None           # from axis to detector
+    det_shape: tuple                        # pixels (v, u)
+    det_spacing: tuple | None = None        # from pixel to pixel (v, u)
+    det_offset: tuple = (0.0, 0.0)          # of the detector's centre (v, u)
+    view_vectors: tuple = ()                # instead of all these but det_shape: see `vectors`
+    volume_shape: tuple | None = None       # voxels (D, H, W) = (z, y, x)
+    voxel_size: tuple | None = None         # (z, y, x)
+    volume_centre: tuple = (0.0, 0.0, 0.0)  # (z, y, x), from the isocentre
+    unit: str = "mm"                        # of every length; "voxel": a voxel is 1 along x
+    mu_water: float | None = None           # attenuation of water, per unit of length
+
+    def __post_init__(self):
+        if self.unit not in UNITS:
+            raise ValueError(f"unit: expected {' or '.join(UNITS)}, found {_short(self.unit)}")
+        if self.unit == "voxel" and self.voxel_size is None:
+            object.__setattr__(self, "voxel_size", (1.0, 1.0, 1.0))
+        for name, (count, kind) in NUMBERS.items():
+            if getattr(self, name) is not None or name in ALWAYS:
+                object.__setattr__(self, name, _numbers(name, getattr(self, name), count, kind))
+        if self.unit == "voxel" and self.voxel_size[2] != 1:
+            raise ValueError(f"voxel_size: expected 1 along x where unit is voxel, found {self.voxel_size}")
+        if self.volume_shape and not self.voxel_size:
+            raise ValueError("voxel_size: expected 3 positive numbers (z, y, x) beside volume_shape, found none")
+        object.__setattr__(self, "angles", _numbers("angles", self.angles))
+        if not np.iterable(self.view_vectors) or isinstance(self.view_vectors, str):
+            raise ValueError(f"view_vectors: expected 12 numbers a view, found {_short(self.view_vectors)}")
+        object.__setattr__(self, "view_vectors",
+                           tuple(_numbers("view_vectors", view, 12) for view in self.view_vectors))
+        self._check_views()
+        self._check_volume()
+
+    def _check_views(self):
+        if not self.view_vectors:
+            for name in CIRCLE:
+                if getattr(self, name) in (None, ()):
+                    raise ValueError(f"{name}: missing; a scan has either {', '.join(CIRCLE)}, or view_vectors")
+            return
+        for name in (*CIRCLE, "det_offset"):
+            if getattr(self, name) not in (None, (), (0, 0)):
+                raise ValueError(f"{name}: not accepted beside view_vectors, which say where the detector is")
+        source, centre, step_u, step_v = np.reshape(self.view_vectors, (-1, 4, 3)).transpose(1, 0, 2)
+        normal, area = np.cross(step_u, step_v), np.prod(np.linalg.norm((step_u, step_v), axis=2), axis=0)
+        length, distance = np.linalg.norm(normal, axis=1), np.linalg.norm(centre - source, axis=1)
+        for bad, what in ((length <= 1e-6 * area, "the steps along u and v are zero or parallel"),
+                          (abs(((centre - source) * normal).sum(1)) <= 1e-6 * length * distance,
+                           "the source is in the plane of the detector")):
+            if bad.any():
+                raise ValueError(f"view_vectors: in view {bad.argmax()} {what}")
+
+    def _check_volume(self):
+        depth = self.project(np.reshape(self.volume_centre[::-1], (1, 3)))[..., 2]
+        if not ((depth > 0) & (depth < 1)).all():
+            name = "view_vectors" if self.view_vectors else "volume_centre"
+            raise ValueError(f"{name}: in view {((depth <= 0) | (depth >= 1)).argmax()} the volume's centre "
+                             f"{self.volume_centre} is not between source and detector")
+        if self.volume_shape:
+            depth = self.project(self.corners)[..., 2]
+            for bad, what in ((depth.min(1) <= 0, "source"), (depth.max(1) >= 1, "detector")):
+                if bad.any():
+                    raise ValueError(f"volume_shape: {_times(self.volume_shape)} voxels of {_times(self.voxel_size)} "
+                                     f"{self.unit} reach the {what} of view {bad.argmax()}")
+
+    @property
+    def views(self):
+        """Number of views."""
+        return len(self.view_vectors or self.angles)
+
+    @property
+    def vectors(self):
+        """float64 [views, 12], ASTRA's `cone_vec`: source, detector centre, u step, v step as (x, y, z)."""
+        if self.view_vectors:
+            return np.array(self.view_vectors)
+        t = np.deg2rad(self.angles)
+        sin, cos, zero = np.sin(t), np.cos(t), np.zeros(len(t))
+        s, d, (dv, du), (v, u) = self.src_dist, self.det_dist, self.det_spacing, self.det_offset
+        return np.stack([s * sin, -s * cos, zero, u * cos - d * sin, u * sin + d * cos, zero + v,
+                         du * cos, du * sin, zero, zero, zero, zero + dv], axis=1)
+
+    @property
+    def matrices(self):
+        """float64 [views, 3, 4]: (x, y, z, 1) to depth times (column, row, 1).
+
+        Columns and rows are pixel indices; depth is 0 at the source and 1 in the detector's plane.
+        """
+        source, centre, step_u, step_v = self.vectors.reshape(-1, 4, 3).transpose(1, 0, 2)
+        matrix = np.linalg.inv(np.stack([step_u, step_v, centre - source], axis=2))
+        rows, columns = self.det_shape
+        matrix[:, :2] += np.reshape([(columns - 1) / 2, (rows - 1) / 2], (2, 1)) * matrix[:, 2:]
+        return np.concatenate([matrix, -matrix @ source[..., None]], axis=2)
+
+    def project(self, points):
+        """Column, row and depth (see `matrices`) of points [n, 3] = (x, y, z): float64 [views, n, 3]."""
+        found = points @ self.matrices[:, :, :3].transpose(0, 2, 1) + self.matrices[:, None, :, 3]
+        found[..., :2] /= found[..., 2:]
+        return found
+
+    @property
+    def corners(self):
+        """float64 [8, 3] = (x, y, z): corners of the volume's support, one voxel beyond the outer centres."""
+        reach = [(count + 1) / 2 * size for count, size in zip(self.volume_shape, self.voxel_size)]
+        ends = [(centre - r, centre + r) for centre, r in zip(self.volume_centre, reach)]
+        return np.stack(np.meshgrid(*ends[::-1], indexing="ij"), -1).reshape(-1, 3)
+
+    @property
+    def shadow(self):
+        """(top, bottom, left, right): rows and columns, half-open, that the volume shades in any view.
+
+        They may lie beyond the detector, as if it went on.
+        """
+        column, row, _ = self.project(self.corners).reshape(-1, 3).T
+        return tuple(int(edge) for pixel in (row, column)
+                     for edge in (np.floor(pixel.min()), np.ceil(pixel.max()) + 1))
+
+    @property
+    def window(self):
+        """The part of `shadow` that is on the detector; nothing of it: two edges are equal."""
+        (rows, columns), (top, bottom, left, right) = self.det_shape, self.shadow
+        return (*np.clip((top, bottom), 0, rows).tolist(), *np.clip((left, right), 0, columns).tolist())
+
+    def crop(self, top, bottom, left, right):
+        """The same scan with these rows and columns (half-open) for a detector."""
+        shape = bottom - top, right - left
+        shift = [(begin + end - count) / 2 for begin, end, count in zip((top, left), (bottom, right), self.det_shape)]
+        if self.view_vectors:
+            vectors = self.vectors
+            vectors[:, 3:6] += shift[1] * vectors[:, 6:9] + shift[0] * vectors[:, 9:]
+            return replace(self, det_shape=shape, view_vectors=vectors)
+        offset = [o + n * step for o, n, step in zip(self.det_offset, shift, self.det_spacing)]
+        return replace(self, det_shape=shape, det_offset=offset)
+
+    def select(self, indices):
+        """The same scan with these views alone, in this order."""
+        name = "view_vectors" if self.view_vectors else "angles"
+        return replace(self, **{name: [getattr(self, name)[i] for i in indices]})
+
+    def on_grid(self, volume_shape, voxel_size=None):
+        """The same scan of other voxels (z, y, x) around the same centre; voxel_size None: of the same size."""
+        return replace(self, volume_shape=volume_shape,
+                       voxel_size=self.voxel_size if voxel_size is None else voxel_size)
+
+    def slab(self, begin, end):
+        """The same scan of slices begin to end (half-open) of the volume alone."""
+        (depth, *plane), (z, *centre) = self.volume_shape, self.volume_centre
+        return replace(self, volume_shape=(end - begin, *plane),
+                       volume_centre=(z + (begin + end - depth) / 2 * self.voxel_size[0], *centre))
+
+    def in_voxels(self):
+        """The same scan with the voxel along x as the unit of length, so that weights mean the same in all scans."""
+        size = self.voxel_size[2]
+        lengths = {name: getattr(self, name) for name in LENGTHS}
+        scaled = {name: np.divide(value, size) for name, value in lengths.items() if value not in (None, ())}
+        scaled["voxel_size"][2] = 1
+        return replace(self, unit="voxel", mu_water=self.mu_water and self.mu_water * size, **scaled)
+
+    def to_yaml(self):
+        """Text that `read_geometry` reads back to an equal value."""
+        tree = {field.name: getattr(self, field.name) for field in fields(self)}
+        unused = ("det_offset",) if self.view_vectors else ()
+        return yaml.safe_dump({name: value for name, value in tree.items()
+                               if value not in (None, ()) and name not in unused},
+                              sort_keys=False, default_flow_style=None, width=118)
+
+
+def read_geometry(path, *needed):
+    """The ConeGeometry of a YAML file, whose keys are the fields; those of ``needed`` may not be missing.
+
+    angles        a list in degrees, or {start: 0, stop: 360, views: 360}: evenly spread, stop left out
+    view_vectors  a list of lists of 12 numbers, or the name of a .npy, .txt or .csv file beside the YAML file
+
+    Raises ValueError in one line: path, key, what was found, what is accepted; FileNotFoundError without a file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(f"{path}: not a YAML file ({reason}{where})") from None
+    names = [field.name for field in fields(ConeGeometry)]
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: expected keys and values, found {_short(tree)}; keys are {', '.join(names)}")
+    for key in tree:
+        if key not in names:
+            raise ValueError(f"{path}: {key}: unknown key; keys are {', '.join(names)}")
+    if "det_shape" not in tree:
+        raise ValueError(f"{path}: det_shape: missing; expected 2 positive whole numbers (v, u)")
+    try:
+        if isinstance(tree.get("angles"), dict):
+            tree["angles"] = _spread(tree["angles"])
+        if isinstance(tree.get("view_vectors"), str):
+            tree["view_vectors"] = _table(path.parent / tree["view_vectors"])
+        for key in needed:
+            if tree.get(key) is None:
+                raise ValueError(f"{key}: missing; this use of the geometry needs it")
+        return ConeGeometry(**tree)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _spread(settings):
+    if set(settings) != set(RANGE):
+        raise ValueError(f"angles: expected the keys {', '.join(RANGE)}, found {_short(list(settings))}")
+    start, stop = (_numbers(f"angles.{name}", settings[name], 1) for name in RANGE[:2])
+    return np.linspace(start, stop, _numbers("angles.views", settings["views"], 1, "whole"), endpoint=False)
+
+
+def _table(path):
+    """Array [views, 12] of a .npy, .txt (blanks between the numbers) or .csv (commas) file."""
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".txt", ".csv"):
+        raise ValueError(f"view_vectors: expected the name of a .npy, .txt or .csv file, found {path.name}")
+    try:
+        if suffix == ".npy":
+            table = np.load(path)
+        else:
+            table = np.loadtxt(path, delimiter="," if suffix == ".csv" else None, ndmin=2)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"view_vectors: {path} cannot be read ({str(error).splitlines()[0]})") from None
+    if table.ndim != 2 or table.shape[1] != 12 or table.dtype.kind not in "iuf":
+        raise ValueError(f"view_vectors: expected 12 numbers a view, found {table.dtype} {list(table.shape)} in "
+                         f"{path}")
+    return table
+
+
+def _numbers(name, value, count=None, kind="finite"):
+    """The value as one number where `count` is 1, otherwise as a tuple of `count`, or of any, numbers.
+
+    kind  "finite" or "positive": floats; "whole": positive ints. ValueError that names `name` for anything else;
+    truth values and texts are no numbers.
+    """
+    listed = np.iterable(value) and not isinstance(value, (str, dict))
+    entries = list(value) if listed and count != 1 else [value]
+    wrong = [entry for entry in entries if not _is_number(entry, kind)]
+    if wrong or count not in (None, len(entries)) or not listed and count != 1:
+        amount = {1: "a ", None: ""}.get(count, f"{count} ")
+        what = {"whole": "positive whole"}.get(kind, kind) + (" number" if count == 1 else " numbers")
+        found = _short(wrong[0] if wrong and not count else value)
+        hint = "; YAML wants 2e-2 as 2.0e-2" if wrong and POINTLESS.fullmatch(str(wrong[0])) else ""
+        raise ValueError(f"{name}: expected {amount}{what}{AXES.get(count, '')}, found {found}{hint}")
+    numbers = [int(entry) if kind == "whole" else float(entry) for entry in entries]
+    return numbers[0] if count == 1 else tuple(numbers)
+
+
+def _is_number(entry, kind):
+    if isinstance(entry, (bool, np.bool_, str)):
+        return False
+    try:
+        number = float(entry)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return math.isfinite(number) and (kind == "finite" or number > 0) and (kind != "whole" or number % 1 == 0)
+
+
+def _short(value):
+    """One line that shows a value, or its beginning."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _times(numbers):
+    return " x ".join(f"{n:g}" for n in numbers)
