@@ -10,18 +10,17 @@ class CGInfo(NamedTuple):
     residual: float  # |b - N x| / |b| at the end; |b - N x| when b is zero
 
 
-def cg(normal_operator, b, x, iterations, tol=0):
+def cg(normal_operator, b, x, iterations):
     """Solve ``N x = b`` by conjugate gradients (Hestenes and Stiefel 1952).
 
-    Stops early once the residual is at most ``tol |b|``, or so small that it is the rounding of ``N x``:
-    steps along rounding noise would go nowhere, or far off where N has a null space.
+    Stops early once the residual is so small that it is the rounding of ``N x``: steps along rounding noise
+    would go nowhere, or far off where N has a null space.
 
     Args:
         normal_operator: function v -> N v on tensors of the shape of x; N symmetric positive semidefinite.
         b: right-hand side, the shape of x.
         x: starting point; it is not changed.
         iterations: most steps to take, each one application of N (and one more at the start).
-        tol: relative residual that is good enough.
 
     Returns:
         (x, info): the solution and a CGInfo. The residual is the one that the recursion carries.
@@ -36,8 +35,7 @@ def cg(normal_operator, b, x, iterations, tol=0):
     r = b - Np
     rr = _dot(r, r)
     b_norm = math.sqrt(_dot(b, b))
-    rounding = 10 * torch.finfo(x.dtype).eps * max(b_norm, math.sqrt(_dot(Np, Np)))
-    stop = max(tol * b_norm, rounding) ** 2
+    stop = (10 * torch.finfo(x.dtype).eps * max(b_norm, math.sqrt(_dot(Np, Np)))) ** 2
     p = r.clone()
     done = 0
     while done < iterations and not rr <= stop:  # "not <=": NaN goes on and shows in the result

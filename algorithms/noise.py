@@ -1,9 +1,9 @@
-"""Gaussian noise for a stack of slices: independent, or correlated between neighbours (ISCS)."""
+"""Gaussian noise for a stack of slices: independent, or correlated between neighbours (ISCS), or none."""
 import math
 
 import torch
 
-CONTROLS = ("SLERP", "None")
+CONTROLS = ("SLERP", "None", "shared", "GP", "zero")
 
 
 def slerp_slices(z0, z1, n):
@@ -46,28 +46,72 @@ def _angle(u, v):
     return 2 * math.atan2((u - v).norm(), (u + v).norm())
 
 
-def noise_source(control, shape, generator, device):
+def gp_latents(n, spacing, length):
+    """How independent latent images add up to a Gaussian process over n slices, image by image.
+
+    The process is stationary, with unit variance and correlation ``exp(-d^2 / (2 l^2))`` at distance d: the
+    squared exponential of Rasmussen & Williams 2006, eq. 4.9. That kernel is the autocorrelation of the Gaussian
+    ``exp(-t^2 / l^2)``, so white noise convolved with it has the correlation wanted (process convolution,
+    Higdon 2002). The white noise lives on a grid of its own, of pitch 2 l / 3, which reaches past both ends of
+    the stack and is cut off 3 l from a slice; the weights of a slice are scaled to unit variance. The correlation
+    is then right to 1e-4, at any spacing and for any part of a stack. Slices further apart than 4.3 l correlate
+    by less than that, and are independent.
+
+    Args:
+        n: number of slices, >= 1.
+        spacing: distance from slice to slice, > 0.
+        length: l, > 0, in the unit of the spacing.
+
+    Returns:
+        A list with (first slice, float64 weights [k]) for every latent image: add it with these weights to the
+        k slices from the first on. 10 + 1.5 (n - 1) spacing / length latent images, of which every slice takes
+        10; n, one a slice, where they are independent.
+    """
+    if spacing > 4.3 * length:
+        return [(k, torch.ones(1, dtype=torch.float64)) for k in range(n)]
+    pitch, reach = 2 / 3, 5  # grid in units of l; points on either side of a slice
+    position = torch.arange(n, dtype=torch.float64) * (spacing / length / pitch)  # in grid points
+    points = position.floor().long()[:, None] + torch.arange(1 - reach, reach + 1)
+    weights = torch.exp(-((position[:, None] - points) * pitch).square())
+    weights /= weights.norm(dim=1, keepdim=True)
+    first, last = points[:, 0].contiguous(), points[:, -1].contiguous()  # both rise with the slice
+    latents = []
+    for point in range(int(first[0]), int(last[-1]) + 1):
+        begin, end = int(torch.searchsorted(last, point)), int(torch.searchsorted(first, point, right=True))
+        slices = torch.arange(begin, end)
+        latents.append((begin, weights[slices, point - first[slices]]))
+    return latents
+
+
+def noise_source(control, shape, generator, device, *, spacing=None, length=None):
     """Make the source of every noise image of a run.
 
     Args:
-        control: 'SLERP' (ISCS, `slerp_slices` of two images drawn anew at every call) or 'None'
-            (independent slices); upper or lower case.
+        control: upper or lower case,
+            'SLERP'   ISCS: `slerp_slices` of two images drawn anew at every call
+            'None'    independent slices
+            'shared'  one image for all slices
+            'GP'      a Gaussian process along the slices, independent from pixel to pixel: `gp_latents`
+            'zero'    zeros, for plug-and-play denoising: the one control that is no noise
         shape: (n, C, H, W) of the noise, n slices.
         generator: torch.Generator on the CPU. All draws come from it and then move to the device, so that
             a seed means the same noise on every device.
         device: where the noise is wanted.
+        spacing: distance from slice to slice in mm; needed for GP, and without a meaning for the others.
+        length: correlation length l of GP in mm: exp(-1/2) at this distance. Of no other control.
 
     Returns:
         A function without arguments; each call draws a new float32 tensor of this shape, every voxel
-        with zero mean and unit variance.
+        with zero mean and unit variance ('zero': all 0). It takes no more memory than the noise and a few images.
 
     Raises:
-        ValueError: unknown control, a shape that is not four sizes of 1 or more, or a generator that is
-            not on the CPU.
+        ValueError: unknown control, a shape that is not four sizes of 1 or more, a generator that is
+            not on the CPU, GP without a positive spacing and length, or a length for another control.
     """
     names = {name.lower(): name for name in CONTROLS}
     if str(control).lower() not in names:
         raise ValueError(f"noise control is {control!r}; choose from {', '.join(CONTROLS)}")
+    control = names[str(control).lower()]
     if len(shape) != 4 or min(shape) < 1:
         raise ValueError(f"noise shape is {tuple(shape)}; it must be (n, C, H, W), each 1 or more")
     if generator.device.type != "cpu":
@@ -77,10 +121,24 @@ def noise_source(control, shape, generator, device):
     def draw(count):
         return torch.randn(count, *image, generator=generator, dtype=torch.float32).to(device)
 
-    def independent():
-        return draw(n)
+    if control == "GP":
+        for name, value in (("spacing", spacing), ("length", length)):
+            if value is None or not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; GP needs one above 0, in mm")
+        latents = [(k, w.to(device, torch.float32)) for k, w in gp_latents(n, spacing, length)]
+    elif length is not None:
+        raise ValueError(f"length is {length}; {control} has no correlation length")
 
-    def slerp():
-        return slerp_slices(draw(1), draw(1), n)
+    def gaussian_process():
+        noise = torch.zeros(shape, device=device)
+        for first, weights in latents:
+            noise[first:first + len(weights)].addcmul_(weights.view(-1, 1, 1, 1), draw(1))
+        return noise
 
-    return {"SLERP": slerp, "None": independent}[names[str(control).lower()]]
+    return {
+        "SLERP": lambda: slerp_slices(draw(1), draw(1), n),
+        "None": lambda: draw(n),
+        "shared": lambda: draw(1).repeat(n, 1, 1, 1),
+        "GP": gaussian_process,
+        "zero": lambda: torch.zeros(shape, device=device),
+    }[control]

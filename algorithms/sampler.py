@@ -6,8 +6,8 @@ from algorithms.schedule import as_levels
 
 
 @torch.no_grad()
-def sample(score, consistency, noise, sigmas, *, renoise_method, x_init=None, final_sigma=None,
-           callback=None):
+def sample(score, consistency, noise, sigmas, *, renoise_method, guidance=None, x_init=None,
+           final_sigma=None, callback=None):
     """Reconstruct a stack of slices by posterior sampling with a 2D diffusion prior.
 
     The loop of ISCS (Du et al. 2026, arXiv 2602.04162): denoise, make consistent with the measurement,
@@ -19,6 +19,9 @@ def sample(score, consistency, noise, sigmas, *, renoise_method, x_init=None, fi
         noise: function () -> [n, 1, H, W], from algorithms.noise; it sets shape and device.
         sigmas: noise levels, falling, each above 0.
         renoise_method: one of algorithms.renoise.METHODS.
+        guidance: function (x, x0, sigma) -> correction, from algorithms.guidance; it is subtracted from x0
+            before consistency, which has the last word. As every re-noising rule is x0 plus noise, that is
+            the same as from the x of the next level, where DPS has it. None does nothing.
         x_init: [n, 1, H, W] image to start from, noised to the first level; None starts from noise alone.
         final_sigma: denoise the last estimate once more, at this level; None does not.
         callback: called at every level with a dict: 'level' (0, 1, ...), 'sigma', 'x0' (after consistency;
@@ -40,6 +43,8 @@ def sample(score, consistency, noise, sigmas, *, renoise_method, x_init=None, fi
     for i, sigma in enumerate(sigmas):
         s = score(x, sigma)
         x0 = x + sigma**2 * s  # Tweedie
+        if guidance:
+            x0 = x0 - guidance(x, x0, sigma)
         x0 = consistency(x0, sigma)
         if callback:
             callback({"level": i, "sigma": sigma, "x0": x0})

@@ -1,5 +1,6 @@
 """Noise levels of the variance-exploding SDE."""
 import math
+from itertools import pairwise
 
 import torch
 
@@ -40,6 +41,6 @@ def as_levels(sigmas):
     levels = [float(sigma) for sigma in sigmas]
     if not levels or not all(0 < sigma < math.inf for sigma in levels):
         raise ValueError(f"sigmas are {levels}; there must be one or more, each above 0")
-    if any(lower > upper for upper, lower in zip(levels, levels[1:])):
+    if any(lower > upper for upper, lower in pairwise(levels)):
         raise ValueError(f"sigmas are {levels}; they must fall from the first to the last")
     return levels

@@ -1,4 +1,6 @@
 """Conjugate gradients against dense algebra, and its behaviour where nothing is left to solve."""
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -37,7 +39,7 @@ def test_error_falls_in_the_energy_norm_and_info_tells_the_truth():
         errors.append(((x - truth) @ N @ (x - truth)).item())
         assert info.iterations == k
         assert info.residual == pytest.approx(((b - N @ x).norm() / b.norm()).item(), rel=1e-6)
-    assert all(after < before for before, after in zip(errors, errors[1:]))
+    assert all(after < before for before, after in pairwise(errors))
 
 
 def test_cost_and_untouched_start():
@@ -46,14 +48,6 @@ def test_cost_and_untouched_start():
     _, info = cg(lambda v: (calls.append(1), N @ v)[1], N @ truth, start, 7)
     assert info.iterations == 7 and len(calls) == 8
     assert torch.equal(start, before)
-
-
-def test_tolerance_stops():
-    _, N, truth, start = problem()
-    b = N @ truth
-    x, info = cg(lambda v: N @ v, b, start, 1000, tol=1e-4)
-    assert 0 < info.iterations < 60
-    assert 1e-8 < (b - N @ x).norm() / b.norm() <= 1.01e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

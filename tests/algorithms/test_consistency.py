@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from algorithms.consistency import ddnm, dds
+from algorithms.consistency import ddnm, dds, slice_differences, slice_differences_T
 
 
 class Dense:
@@ -105,6 +105,117 @@ def test_consistent_input_comes_back_and_is_not_changed():
     assert torch.equal(x0, before)
 
 
+def test_weighted_closed_form():
+    operator, y, x0 = dense(30)
+    w = torch.rand(1, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 5
+    M, W, rho = operator.matrix, torch.diag(w[0]), 0.3 / 0.5**2
+    exact = torch.linalg.solve(M.T @ W @ M + rho * torch.eye(24, dtype=torch.float64),
+                               M.T @ W @ y.flatten() + rho * x0.flatten()).view(SHAPE)
+    torch.testing.assert_close(dds(operator, y, 100, 0.3, weights=w)(x0, 0.5), exact, rtol=0, atol=1e-8)
+    assert (dds(operator, y, 100, 0.3)(x0, 0.5) - exact).norm() > 0.01
+
+
+def test_weights_of_one_broadcast_and_change_nothing():
+    operator, y, x0 = dense(15)
+    for weights in (torch.ones(1), torch.ones_like(y)):
+        assert torch.equal(dds(operator, y, 4, 0.1, weights)(x0, 1.0), dds(operator, y, 4, 0.1)(x0, 1.0))
+
+
+def test_weight_zero_ignores_the_value():
+    operator, y, x0 = dense(15)
+    weights = torch.ones_like(y)
+    weights[0, 4] = 0
+    changed = y.clone()
+    changed[0, 4] += 100
+    results = [dds(operator, measured, 5, 0.1, weights)(x0, 1.0) for measured in (y, changed)]
+    assert torch.equal(*results)
+
+
+TV_SHAPE = (4, 1, 3, 2)  # 24 voxels, 6 a slice
+
+
+def tv_problem():
+    """Slices that differ by steps the size of TV_THRESHOLD, so that few iterations are enough."""
+    operator, y, _ = dense(30, seed=3)
+    operator.domain_shape = TV_SHAPE
+    g = torch.Generator().manual_seed(1)
+    weights = 0.5 + torch.rand(1, 30, generator=g, dtype=torch.float64)
+    return operator, 0.03 * y, 0.03 * torch.randn(TV_SHAPE, generator=g, dtype=torch.float64), weights
+
+
+def certified_tv(operator, y, x0, rho, weights, w_dz, iterations=3000):
+    """Minimiser of 1/2 |A x - y|^2_W + rho/2 |x - x0|^2 + w_dz |D x|_1, its differences, and the duality gap.
+
+    By projected gradient (FISTA) on the dual: p is bounded by w_dz, x(p) minimises the objective with <p, D x>
+    for the last term, whose value is a lower bound of the minimum. D is written out as a matrix here.
+    """
+    A, eye = operator.matrix, torch.eye(24, dtype=torch.float64)
+    D = eye[6:] - eye[:-6]
+    M = A.T @ (weights.flatten()[:, None] * A) + rho * eye
+    inverse, b = torch.linalg.inv(M), A.T @ (weights * y).flatten() + rho * x0.flatten()
+    step, t = torch.linalg.eigvalsh(M)[0] / 4, 1.0  # |D|^2 <= 4
+    p = q = torch.zeros(18, dtype=torch.float64)
+    for _ in range(iterations):  # accelerated (FISTA)
+        p_old, p = p, (q + step * D @ inverse @ (b - D.T @ q)).clamp(-w_dz, w_dz)
+        t_old, t = t, (1 + (1 + 4 * t * t) ** 0.5) / 2
+        q = p + (t_old - 1) / t * (p - p_old)
+    x = inverse @ (b - D.T @ p)
+    return x.view(TV_SHAPE), D @ x, w_dz * (D @ x).abs().sum() - p @ D @ x
+
+
+@pytest.mark.parametrize("w_dz, flat", [(0.01, 1), (0.03, 6), (0.1, 10)])
+def test_total_variation_reaches_the_certified_minimum(w_dz, flat):
+    """At one level, again and again from the same x0: split and dual go on from call to call."""
+    operator, y, x0, weights = tv_problem()
+    exact, steps, gap = certified_tv(operator, y, x0, 0.8, weights, w_dz)
+    assert gap < 1e-9 and flat <= (steps.abs() < 1e-9).sum() < 18  # so many voxels are those of the slice below
+    consistency = dds(operator, y, 30, 0.2, weights=weights, w_dz=w_dz)
+    for _ in range(100):
+        x = consistency(x0, 0.5)
+    torch.testing.assert_close(x, exact, rtol=0, atol=1e-7)
+
+
+def test_total_variation_vanishes_with_its_weight():
+    operator, y, x0 = dense(15)
+    tv, plain = dds(operator, y, 5, 0.1, w_dz=1e-9), dds(operator, y, 5, 0.1)
+    for sigma in (2.0, 1.0, 0.5):
+        torch.testing.assert_close(tv(x0, sigma), plain(x0, sigma), rtol=0, atol=1e-6)
+        x0 = x0 + 0.1
+    assert plain.split is None
+
+
+def test_heavy_total_variation_leaves_one_slice():
+    operator, y, x0, weights = tv_problem()
+    consistency = dds(operator, y, 30, 0.2, weights=weights, w_dz=30.0)
+    for _ in range(100):
+        x = consistency(x0, 0.5)
+    torch.testing.assert_close(x, x[:1].expand(TV_SHAPE), rtol=0, atol=1e-6)
+
+
+def test_split_carries_the_memory_from_level_to_level():
+    operator, y, x0 = dense(15)
+    whole = dds(operator, y, 5, 0.1, w_dz=0.3)
+    whole(x0, 2.0)
+    resumed = dds(operator, y, 5, 0.1, w_dz=0.3)
+    resumed.split = whole.split.clone()
+    fresh = dds(operator, y, 5, 0.1, w_dz=0.3)
+    expected = whole(x0, 1.0)
+    assert torch.equal(resumed(x0, 1.0), expected) and not torch.allclose(fresh(x0, 1.0), expected)
+
+
+def test_total_variation_of_a_single_slice_is_nothing():
+    operator = Dense(torch.randn(9, 12, dtype=torch.float64), (1, 1, 4, 3))
+    y, x0 = torch.randn(1, 9, dtype=torch.float64), torch.randn(1, 1, 4, 3, dtype=torch.float64)
+    torch.testing.assert_close(dds(operator, y, 5, 0.1, w_dz=3.0)(x0, 1.0), dds(operator, y, 5, 0.1)(x0, 1.0))
+
+
+def test_slice_differences_and_their_adjoint():
+    g = torch.Generator().manual_seed(0)
+    x, p = (torch.randn(n, 1, 3, 2, generator=g, dtype=torch.float64) for n in (5, 4))
+    torch.testing.assert_close((slice_differences(x) * p).sum(), (x * slice_differences_T(p)).sum())
+    assert torch.equal(slice_differences(x)[3], x[4] - x[3])
+
+
 def test_refuses():
     operator, y, _ = dense(15)
     with pytest.raises(ValueError, match="num_cg is 0"):
@@ -112,3 +223,12 @@ def test_refuses():
     for bad in (-0.1, float("nan")):
         with pytest.raises(ValueError, match="w_tik is"):
             dds(operator, y, 5, bad)
+    for bad in (-1, float("nan")):
+        with pytest.raises(ValueError, match="w_dz is"):
+            dds(operator, y, 5, 0.0, w_dz=bad)
+    for bad in (torch.ones(2, 15), torch.ones(14)):
+        with pytest.raises(ValueError, match="weights are"):
+            dds(operator, y, 5, 0.0, bad)
+    for bad in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="finite and 0 or more"):
+            dds(operator, y, 5, 0.0, torch.full_like(y, bad))

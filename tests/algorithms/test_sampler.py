@@ -144,6 +144,25 @@ def test_correlated_noise_keeps_neighbouring_slices_together():
     assert step["SLERP"] < 0.1 * step["None"]  # 2 - 2 cos(16/129 pi/2) against 2
 
 
+def test_slices_correlate_as_the_gaussian_process_of_the_noise_does():
+    """Everything is linear here, so that the sample's deviation from its mean has the noise's correlation."""
+    shape = (6, 1, 128, 128)
+    noise = noise_source("GP", shape, torch.Generator().manual_seed(0), "cpu", spacing=2.0, length=3.0)
+    x = sample(gaussian_score, keep, noise, sigma_levels(30, 0.01, 5), renoise_method="DDS").flatten(1)
+    d = 2.0 * (torch.arange(6)[:, None] - torch.arange(6))
+    torch.testing.assert_close(torch.corrcoef(x), torch.exp(-d**2 / 18), rtol=0, atol=0.03)
+
+
+def test_without_any_noise_the_run_is_plug_and_play_denoising():
+    x_init, sigmas = torch.rand(2, 1, 3, 4), [2.0, 1.0, 0.5]
+    x = x_init
+    for sigma in sigmas:
+        x = 0.5 * (x + sigma**2 * gaussian_score(x, sigma))
+    result = sample(gaussian_score, lambda x0, sigma: 0.5 * x0, source(x_init.shape, "zero"), sigmas,
+                    renoise_method="DDPM", x_init=x_init)
+    torch.testing.assert_close(result, x)
+
+
 @pytest.mark.parametrize("batch", [1, 7])
 def test_batches_of_the_score_do_not_matter(batch):
     net = torch.nn.Conv2d(1, 1, 3, padding=1)

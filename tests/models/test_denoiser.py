@@ -1,4 +1,4 @@
-"""The score of a stack of slices: batching, padding."""
+"""The score of a stack of slices and its derivative: batching, padding."""
 import pytest
 import torch
 from torch import nn
@@ -50,3 +50,40 @@ def test_the_network_is_left_in_evaluation_mode(network):
     network.train()
     SliceScore(network, 2, "cpu")
     assert not network.training
+
+
+def whole_vjp(network, x, sigma, v):
+    """By autograd, all slices at once."""
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(network(x, torch.full((len(x),), sigma)), x, v)[0]
+
+
+def test_vjp_is_the_transposed_derivative_whatever_the_batch_size(network):
+    x, v = torch.rand(2, 5, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+    expected = whole_vjp(network, x, 0.3, v)
+    for batch_size in (1, 3, 100):
+        with torch.no_grad():  # as the sampler has it
+            product = SliceScore(network, batch_size, "cpu").vjp(x, 0.3, v)
+        assert (product - expected).norm() <= 1e-5 * expected.norm()
+        assert not product.requires_grad
+    assert not x.requires_grad and all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("height, width", [(15, 18), (1, 5), (16, 17)])
+def test_vjp_of_a_padded_image_by_finite_differences(data_dir, height, width):
+    torch.manual_seed(0)
+    config = load_config(data_dir / "ncsnpp_tiny.yaml")
+    config.model.init_scale = 1.0
+    score = SliceScore(NCSNpp(config).double(), 2, "cpu")
+    x, v, direction = torch.randn(3, 2, 1, height, width, dtype=torch.float64)
+    slope = (score(x + 1e-5 * direction, 1.0) - score(x - 1e-5 * direction, 1.0)) / 2e-5
+    expected = (slope * v).sum()  # <v, (ds/dx) direction> = <(ds/dx)^T v, direction>
+    torch.testing.assert_close((score.vjp(x, 1.0, v) * direction).sum(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_progress_sees_every_batch(network):
+    seen = []
+    score = SliceScore(network, 3, "cpu", lambda batches: (seen.append(len(batches)), batches)[1])
+    x = torch.rand(7, 1, 16, 16)
+    score(x, 0.3), score.vjp(x, 0.3, x)
+    assert seen == [3, 3]
