@@ -108,6 +108,21 @@ def read_volume(path: str | Path, orientation: str | None = None) -> Volume:
     return Volume(array, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 
+def read_unit_ct(path: str | Path, begin: int, end: int, size: int) -> Volume:
+    """Slices ``begin`` to ``end`` of a CT in HU as the prior sees them: LPI, window to [0, 1], ``size`` x ``size``."""
+    volume = read_volume(path, "LPI").crop(begin, end)
+    try:
+        return volume.with_array(scale_to_unit(volume.array, *CT_WINDOW)).resize(size)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def empty_volume(shape, voxel_size, centre) -> Volume:
+    """A volume of zeros [D, H, W] that takes no memory; voxel size and centre (mm) are in the order z, y, x."""
+    origin = [c - (count - 1) / 2 * size for c, count, size in zip(centre, shape, voxel_size)]
+    return Volume(np.broadcast_to(np.float32(0), shape), tuple(voxel_size[::-1]), tuple(origin[::-1]))
+
+
 def _check_voxels(path: Path, size, reader: sitk.ImageFileReader) -> None:
     """Look at the stored bytes for what the reader passes over: it takes missing voxels and NaN for zeros.
 
