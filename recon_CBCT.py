@@ -10,31 +10,38 @@ def main(argv=None) -> None:
 
     from algorithms.admm_tv import OUTER, admm_tv
     from algorithms.consistency import ddnm, dds
+    from algorithms.guidance import dps
     from algorithms.noise import noise_source
     from algorithms.pc import predictor_corrector
     from algorithms.sampler import sample
     from algorithms.schedule import sigma_levels
     from models.denoiser import SliceScore
     from models.ncsnpp import NCSNpp
-    from physics.ct import FULL_TURN, ConeBeam, demo_geometry, fdk, lact_views, sirt, svct_views
-    from physics.noise import add_noise, snr_db
+    from physics.backends import cone_beam_operator
+    from physics.ct import fdk, lact_views, sirt, svct_views
+    from physics.noise import add_noise, poisson_weights, snr_db
     from utils.checkpoint import load_weights
     from utils.config import check_levels, load_config
     from utils.device import choose_device
     from utils.result import Run, progress_bar
-    from utils.volume import CT_WINDOW, Volume, read_volume, scale_to_unit
+    from utils.volume import CT_WINDOW, Volume
 
-    # 1. What is asked for: volume, prior, operator. Everything that can be wrong is found here.
+    # 1. What is asked for: scan, volume, prior, operator. Everything that can be wrong is found here.
     with input_errors():
         device = choose_device(args.device, args.gpu)
-        volume = read_volume(args.data, "LPI").crop(args.slice_begin, args.slice_end)
-        views = (svct_views if args.task == "SVCT" else lact_views)(args.degree)
-        with input_errors(f"--recon-size {args.recon_size}"):
-            shape = volume.array.shape[0], args.recon_size, args.recon_size
-            operator = ConeBeam(demo_geometry(views), shape)
-        with input_errors(args.data):
-            volume = volume.with_array(scale_to_unit(volume.array, *CT_WINDOW)).resize(args.recon_size)
-        truth = torch.from_numpy(volume.array)[:, None].to(device)
+        scan, place, p = measured_scan(args) if args.projections else simulated_scan(args)
+        truth = torch.from_numpy(place.array)[:, None].to(device) if args.data else None
+        with input_errors(f"--degree {args.degree}"):
+            choose = svct_views if args.task == "SVCT" else lact_views
+            views = choose(scan, args.degree) if args.degree else list(range(scan.views))
+        scan_in_voxels, depth = scan.in_voxels(), len(place.array)
+        with input_errors(f"--geometry {args.geometry}"):
+            full = cone_beam_operator(scan_in_voxels, args.projector)
+            few = cone_beam_operator(scan_in_voxels.select(views), args.projector)
+            operator, window = few.crop()       # to where the volume's shadow falls
+            if depth < scan.volume_shape[0]:    # slices of a measured volume
+                slab = scan_in_voxels.slab(args.slice_begin, args.slice_end)
+                operator = cone_beam_operator(slab.select(views).crop(*window), args.projector)
         if args.method != "ADMM-TV":
             config = load_config(args.config_path)
             check_levels(config, args.sigma_min, args.sigma_max)
@@ -43,11 +50,13 @@ def main(argv=None) -> None:
             load_weights(network, args.checkpoint_path)
             score = SliceScore(network, args.batch_size, device,
                                lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
-        run = Run(args, "CBCT", volume, lambda x: x[:, 0], CT_WINDOW, slice_axis=0)
-    print(f"{args.method} {args.task}-{args.degree}: {' x '.join(map(str, shape))} voxels, "
-          f"{len(views)} views, on {device}", flush=True)
+        run = Run(args, "CBCT", place, lambda x: x[:, 0], CT_WINDOW, slice_axis=0)
+    height, width = place.array.shape[1:]
+    print(f"{args.method}: {depth} x {height} x {width} voxels, {len(views)} of {scan.views} views, on {device}",
+          flush=True)
     generator = torch.Generator().manual_seed(args.seed)
-    noise = noise_source(args.noise_control, truth.shape, generator, device)
+    noise = noise_source(args.noise_control, (depth, 1, height, width), generator, device, spacing=place.spacing[2],
+                         length=args.noise_length)
     sigmas = sigma_levels(args.NFE, args.sigma_min, args.sigma_max)
 
     if args.method == "uncondition":
@@ -57,33 +66,90 @@ def main(argv=None) -> None:
         run.save("recon", x)
         return run.finish()
 
-    # 2. The measurement: all views of the full turn, noise, and of those the views of the task.
-    run.save("GT", truth)
-    full = ConeBeam(demo_geometry(range(FULL_TURN)), shape)
-    clean = full.A(truth)
-    y_full = add_noise(clean, args.sino_noise, generator)
-    y = y_full[:, views].contiguous()
-    print(f"measurement: SNR {snr_db(clean[:, views], y):.1f} dB", flush=True)
-    (dv, du), origin = operator.geometry.det_spacing, (0.0, 0.0, 0.0)
-    run.save_volume("measurement", Volume(y[0].cpu().numpy(), (du, dv, 1.0), origin))
+    # 2. The measurement y: line integrals in voxels of unit intensity; a ray is attenuated by exp(-attenuation y).
+    attenuation = (CT_WINDOW[1] - CT_WINDOW[0]) / 1000 * scan_in_voxels.mu_water
+    run.save_text("geometry.yaml", scan.select(views).to_yaml())
+    if truth is not None:
+        run.save("GT", truth)
+    if args.projections:
+        y_all = torch.from_numpy(p).div_(attenuation)[None].to(device)
+    else:
+        clean = full.A(truth)
+        y_all = add_noise(clean, args.sino_noise, generator, attenuation)
+        print(f"measurement: SNR {snr_db(clean[:, views], y_all[:, views]):.1f} dB", flush=True)
+        (dv, du), lines = scan.det_spacing or (1.0, 1.0), attenuation * y_all[0, views]
+        run.save_volume("measurement", Volume(lines.cpu().numpy(), (du, dv, 1.0)))
+        del clean, lines
+    y = y_all[:, views].contiguous()
 
     # 3. Baselines, from the measurement alone.
-    run.save("FBP-FV", fdk(y_full, full))
-    run.save("FBP-LV", fdk(y, operator))
-    del clean, y_full, full
-    initial = sirt(y, operator, progress=lambda steps: progress_bar(steps, "SIRT", leave=False))
-    run.save("IR", initial)
+    chosen = slice(args.slice_begin, args.slice_end) if depth < scan.volume_shape[0] else slice(None)
+    if not args.projections or len(views) < scan.views:
+        run.save("FBP-FV", fdk(y_all, full)[chosen])
+    run.save("FBP-LV", fdk(y, few)[chosen])
+    initial = sirt(y, few, progress=lambda steps: progress_bar(steps, "SIRT", leave=False))
+    run.save("IR", initial[chosen])
+    rows, columns = slice(*window[:2]), slice(*window[2:])
+    weights = poisson_weights(y[..., rows, columns], attenuation) if args.weights == "poisson" else None
+    if operator.domain_shape != few.domain_shape:       # take out what the rays met above and below the slices
+        outside = initial.clone()
+        outside[chosen] = 0
+        y, initial = y - few.A(outside), initial[chosen].contiguous()
+        del outside
+    y = y[..., rows, columns].contiguous()
+    del full, few, y_all
 
     # 4. Reconstruction.
     if args.method == "ADMM-TV":
         x = admm_tv(operator, y, callback=run.watch(OUTER, "ADMM steps"))
     else:
-        consistency = dds(operator, y, args.num_cg, args.w_tik) if args.method == "DDS" else ddnm(operator, y)
-        x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method,
+        consistency = (dds(operator, y, args.num_cg, args.w_tik, weights, args.w_dz) if args.method == "DDS" else
+                       ddnm(operator, y))
+        guidance = dps(score, operator, y, args.w_dps, weights) if args.w_dps else None
+        x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method, guidance=guidance,
                    x_init=initial if args.use_init else None,
                    final_sigma=args.sigma_min if args.method == "DDS" else None, callback=run.watch(args.NFE))
     run.save("recon", x)
     run.finish()
+
+
+def simulated_scan(args):
+    """The scan of the volume's own voxels, the volume in unit intensities, and no projections."""
+    from physics.ct import read_geometry
+    from utils.volume import read_unit_ct
+
+    scan = read_geometry(args.geometry, "mu_water")
+    volume = read_unit_ct(args.data, args.slice_begin, args.slice_end, args.recon_size)
+    with input_errors(f"--recon-size {args.recon_size} with --geometry {args.geometry}"):
+        scan = scan.on_grid(volume.array.shape, volume.spacing[::-1] if scan.unit == "mm" else (1.0, 1.0, 1.0))
+    return scan, volume, None
+
+
+def measured_scan(args):
+    """The scan on its whole target grid; the chosen slices of the reference, or without one of its place, empty;
+    and the line integrals of attenuation [views, v, u]."""
+    from physics.ct import read_geometry
+    from utils.projections import read_line_integrals
+    from utils.volume import empty_volume, read_unit_ct
+
+    scan = read_geometry(args.geometry, "mu_water", "volume_shape")
+    depth, height, width = scan.volume_shape
+    if args.recon_size:
+        z, y, x = scan.voxel_size
+        scan = scan.on_grid((depth, args.recon_size, args.recon_size),
+                            (z, y * height / args.recon_size, x * width / args.recon_size))
+    place = empty_volume(scan.volume_shape, scan.voxel_size, scan.volume_centre)
+    if args.data:
+        place = read_unit_ct(args.data, 0, 0, scan.volume_shape[2])
+        if place.array.shape != scan.volume_shape:
+            raise ValueError(f"{args.data}: {' x '.join(map(str, place.array.shape))} voxels (z, y, x) are no reference "
+                             f"for the {' x '.join(map(str, scan.volume_shape))} of {args.geometry}")
+    place = place.crop(args.slice_begin, args.slice_end)
+    p, dark = read_line_integrals(args.projections, (scan.views, *scan.det_shape), args.flat, args.dark, args.i0)
+    if dark:
+        print(f"{args.projections}: {dark} of {p.size} pixels counted nothing above dark; they got the least that "
+              "could be counted", flush=True)
+    return scan, place, p
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ def main(argv=None) -> None:
     import torch
 
     from algorithms.consistency import ddnm, dds
+    from algorithms.guidance import dps
     from algorithms.noise import noise_source
     from algorithms.pc import predictor_corrector
     from algorithms.sampler import sample
@@ -51,7 +52,8 @@ def main(argv=None) -> None:
     print(f"{args.method} {args.task}-{args.degree}: {' x '.join(map(str, volume.array.shape))} voxels, "
           f"on {device}", flush=True)
     generator = torch.Generator().manual_seed(args.seed)
-    noise = noise_source(args.noise_control, truth.shape, generator, device)
+    noise = noise_source(args.noise_control, truth.shape, generator, device, spacing=volume.spacing[1],
+                         length=args.noise_length)
     sigmas = sigma_levels(args.NFE, args.sigma_min, args.sigma_max)
 
     if args.method == "uncondition":
@@ -73,8 +75,10 @@ def main(argv=None) -> None:
     run.save("ATy", initial)
 
     # 4. Reconstruction.
-    consistency = dds(operator, y, args.num_cg, args.w_tik) if args.method == "DDS" else ddnm(operator, y)
-    x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method,
+    consistency = (dds(operator, y, args.num_cg, args.w_tik, w_dz=args.w_dz) if args.method == "DDS" else
+                   ddnm(operator, y))
+    guidance = dps(score, operator, y, args.w_dps) if args.w_dps else None
+    x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method, guidance=guidance,
                x_init=initial if args.use_init else None, callback=run.watch(args.NFE))
     run.save("recon", x)
     run.finish()

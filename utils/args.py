@@ -10,15 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 METHODS = {"CBCT": ("DDS", "DDNM", "ADMM-TV", "uncondition"), "ZSR": ("DDS", "DDNM", "uncondition")}
-NOISE_CONTROLS = ("SLERP", "None")
+NOISE_CONTROLS = ("SLERP", "None", "shared", "GP", "zero")
+NOISE_LENGTH = 20.0     # mm
 RENOISE_METHODS = ("DDPM", "DDIM", "DDS", "DiffPIR")
+WEIGHTS = ("none", "poisson")
+PROJECTORS = ("auto", "native", "torch_radon", "astra")
+DEMO_GEOMETRY = Path(__file__).resolve().parents[1] / "configs" / "geometry" / "demo.yaml"
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that there are."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that shows defaults, and answers a mistake with one line and status 2."""
 
     def __init__(self, **options):
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+        super().__init__(formatter_class=_Formatter, **options)
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -71,11 +82,9 @@ def existing_file(text: str) -> Path:
     return path
 
 
-def not_yet(text: str) -> float:
-    """An argparse type for a weight whose term is not built: only zero is accepted."""
-    if number(float, 0)(text) != 0:
-        raise argparse.ArgumentTypeError(f"{text!r}; this term is not implemented, accepted: 0")
-    return 0.0
+def existing_path(text: str) -> Path:
+    """An argparse type: a file that exists and can be opened, or a folder."""
+    return Path(text) if os.path.isdir(text) else existing_file(text)
 
 
 def build_parser(problem: str) -> argparse.ArgumentParser:
@@ -91,8 +100,9 @@ def build_parser(problem: str) -> argparse.ArgumentParser:
     if ct:
         add("--task", type=one_of("LACT", "SVCT"), default="LACT", metavar="{LACT,SVCT}",
             help="limited-angle or sparse-view CT")
-        add("--degree", type=number(int, 1, 360), default=90, metavar="N",
-            help="LACT: degrees covered, of a view each; SVCT: number of views over the full turn (1-360)")
+        add("--degree", type=number(int, 1), metavar="N",
+            help="LACT: degrees covered; SVCT: number of views, evenly chosen (default: 90; with --projections: "
+                 "all views)")
     else:
         add("--task", type=one_of("ZSR"), default="ZSR", metavar="{ZSR}", help="z-axis super-resolution")
         add("--degree", type=number(int, 2), default=4, metavar="N",
@@ -102,17 +112,34 @@ def build_parser(problem: str) -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--data", type=existing_file, required=True, metavar="FILE",
-        help=f"volume, NIfTI ({'CT in HU' if ct else 'MRI'})")
+    add("--data", type=existing_file, required=not ct, metavar="FILE",
+        help="volume, NIfTI " + ("(CT in HU): measurements are simulated from it, or with --projections it is only "
+                                 "the reference for the metrics" if ct else "(MRI)"))
     add("--slice-begin", type=number(int, 0), default=0, metavar="K", help="first slice along z")
     add("--slice-end", type=number(int, 0), default=0, metavar="K",
         help="slice after the last; both 0: the whole volume")
     if ct:
-        add("--recon-size", type=number(int, 8, 4096), default=256, metavar="PIXELS",
-            help="in-plane size that the slices are resized to; that of the prior works best")
+        add("--recon-size", type=number(int, 8, 4096), metavar="PIXELS",
+            help="in-plane size that the slices are resized to, that of the prior works best (default: 256; with "
+                 "--projections: that of the geometry file)")
     add("--sino-noise", type=number(float, 0), default=0.0, metavar="V",
         help="noise of the measurement: 0 none; below 100 Gaussian of variance V; from 100 on Poisson, V "
              "photons a ray")
+
+    if ct:
+        group = parser.add_argument_group("scanner")
+        add = group.add_argument
+        add("--geometry", type=existing_file, default=DEMO_GEOMETRY, metavar="FILE",
+            help="YAML of the scan, see configs/geometry")
+        add("--projections", type=existing_path, metavar="PATH",
+            help="measured projections [views, v, u] to reconstruct: .npy, .mha, .nrrd, .nii.gz, .tif or a folder of "
+                 "TIFFs; line integrals of attenuation, or counts where --flat or --i0 is given; needs --geometry")
+        add("--flat", type=existing_path, metavar="PATH", help="counts without an object, one or several frames")
+        add("--dark", type=existing_path, metavar="PATH", help="counts without radiation, one or several frames")
+        add("--i0", type=number(float, above=0), metavar="N",
+            help="counts without an object, one number for all pixels")
+        add("--projector", type=one_of(*PROJECTORS), default="auto", metavar=f"{{{','.join(PROJECTORS)}}}",
+            help="whose projector: auto is native; torch_radon and astra need CUDA and their packages")
 
     group = parser.add_argument_group("prior")
     add = group.add_argument
@@ -126,15 +153,22 @@ def build_parser(problem: str) -> argparse.ArgumentParser:
         help="start from the measurement's own reconstruction, noised to sigma-max (DDS, DDNM)")
     add("--NFE", type=number(int, 1), default=1000, metavar="N", help="number of noise levels (not ADMM-TV)")
     add("--num-cg", type=number(int, 1), default=5, metavar="N", help="conjugate-gradient steps a level (DDS)")
+    if ct:
+        add("--weights", type=one_of(*WEIGHTS), default="none", metavar=f"{{{','.join(WEIGHTS)}}}",
+            help="of the measured rays (DDS): poisson trusts each by its expected counts, for noisy scans")
     add("--w-tik", type=number(float, 0), default=0.0, metavar="W", help="weight of the Tikhonov term (DDS)")
-    add("--w-dz", type=not_yet, default=0.0, metavar="W", help="weight of total variation along z (only 0 yet)")
-    add("--w-dps", type=not_yet, default=0.0, metavar="W",
-        help="weight of the posterior-sampling gradient (only 0 yet)")
+    add("--w-dz", type=number(float, 0), default=0.0, metavar="W",
+        help=f"weight of total variation from slice to slice, along {'z' if ct else 'y'} (DDS)")
+    add("--w-dps", type=number(float, 0), default=0.0, metavar="W",
+        help="weight of the posterior-sampling gradient (DDS, DDNM)")
     add("--sigma-max", type=number(float, above=0), default=378.0, metavar="S",
         help="first noise level, at most that of the prior's config; intensities are in [0, 1]")
     add("--sigma-min", type=number(float, above=0), default=0.01, metavar="S", help="last noise level")
     add("--noise-control", type=one_of(*NOISE_CONTROLS), default="SLERP", metavar=f"{{{','.join(NOISE_CONTROLS)}}}",
-        help="noise of neighbouring slices: SLERP correlates it (ISCS), None draws it independently")
+        help="noise of neighbouring slices: SLERP correlates it (ISCS), None draws it independently, shared is the same "
+             "in all slices, GP correlates it over a length in mm, zero is none at all")
+    add("--noise-length", type=number(float, above=0), metavar="MM",
+        help=f"distance over which GP noise stays alike (default: {NOISE_LENGTH:g}); GP only")
     add("--renoise-method", type=one_of(*RENOISE_METHODS), default="DDPM",
         metavar=f"{{{','.join(RENOISE_METHODS)}}}", help="how a level's estimate is noised to the next level (DDS, DDNM)")
 
@@ -165,6 +199,17 @@ def parse_args(problem: str, argv=None) -> argparse.Namespace:
         for flag in ("checkpoint_path", "config_path"):
             if getattr(args, flag) is None:
                 error(f"--{flag.replace('_', '-')} is missing; --method {args.method} needs a prior")
+    if args.noise_control == "GP":
+        args.noise_length = args.noise_length or NOISE_LENGTH
+    elif args.noise_length is not None:
+        error(f"--noise-length {args.noise_length:g}: {args.noise_control} noise has no length; accepted with "
+              "--noise-control GP")
+    for flag, methods in (("weights", ["DDS"]), ("w_tik", ["DDS"]), ("w_dz", ["DDS"]), ("w_dps", ["DDS", "DDNM"])):
+        value = getattr(args, flag, "none")
+        if value not in (0, "none") and args.method not in methods:
+            error(f"--{flag.replace('_', '-')} {value}: not part of {args.method}; accepted with {', '.join(methods)}")
+    if problem == "CBCT":
+        _check_scan(args, error)
     folder = args.output_dir
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
@@ -172,6 +217,28 @@ def parse_args(problem: str, argv=None) -> argparse.Namespace:
         error(f"--output-dir {args.output_dir}: cannot be written ({folder} is "
               f"{'not writable' if os.path.isdir(folder) else 'not a folder'})")
     return args
+
+
+def _check_scan(args: argparse.Namespace, error) -> None:
+    """Which flags go together for a simulated and for a measured scan; sets the defaults that differ."""
+    if args.projections is None:
+        if args.data is None:
+            error("--data or --projections is missing; give a volume to simulate from, or measured projections")
+        for flag in ("flat", "dark", "i0"):
+            if getattr(args, flag) is not None:
+                error(f"--{flag} is for measured counts; it needs --projections")
+        args.degree, args.recon_size = args.degree or 90, args.recon_size or 256
+        return
+    if args.geometry == DEMO_GEOMETRY:
+        error("--projections needs --geometry: the scan that they were measured with, see configs/geometry")
+    if args.sino_noise:
+        error(f"--sino-noise {args.sino_noise:g}: measured projections have their own noise; accepted: 0")
+    if args.method == "uncondition":
+        error("--method uncondition uses no projections; leave --projections out")
+    if args.flat is not None and args.i0 is not None:
+        error("--flat and --i0 are both given; accepted is one of them")
+    if args.dark is not None and args.flat is None and args.i0 is None:
+        error("--dark needs --flat or --i0 beside it")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from utils.volume import Volume, scale_from_unit, write_volume
 
 
 def noise_label(level: float) -> str:
-    """The measurement's noise as a folder name: clean, gaussian-<variance> or poisson-<photons>."""
+    """A simulated measurement's noise as a folder name: clean, gaussian-<variance> or poisson-<photons>."""
     return "clean" if level == 0 else f"{'gaussian' if level < 100 else 'poisson'}-{level:g}"
 
 
@@ -29,6 +29,9 @@ def progress_bar(iterable, label: str, **options):
 
 class Run:
     """The folder of one run, ``root``/<config>/<data>/[CBCT/]<task>-<degree>/<method>/<noise>/<time>/.
+
+    Of measured projections, <data> is their name, <noise> is "measured", and without a degree <task>-<degree> is
+    "all-views".
 
     ``template`` is the `Volume` whose geometry the results have; ``to_volume`` turns what the sampler works on
     ([slices, 1, H, W] in [0, 1]) into an array [D, H, W] in the unit range, and ``window`` = (low, high) are
@@ -41,13 +44,20 @@ class Run:
         self.window, self.slice_axis = window, slice_axis
         self.units, self.metrics = {}, {}
         config = args.config_path.stem if args.config_path else "no-prior"
-        name = re.sub(r"\.nii(\.gz)?$", "", args.data.name, flags=re.IGNORECASE)
-        parent = Path(args.output_dir, config, name, *["CBCT"] * (problem == "CBCT"), f"{args.task}-{args.degree}",
-                      args.method, noise_label(args.sino_noise))
+        measured = getattr(args, "projections", None)
+        name = re.sub(r"(\.nii)?\.\w+$", "", (measured or args.data).name, flags=re.IGNORECASE)
+        parent = Path(args.output_dir, config, name, *["CBCT"] * (problem == "CBCT"),
+                      f"{args.task}-{args.degree}" if args.degree else "all-views", args.method,
+                      "measured" if measured else noise_label(args.sino_noise))
         self.folder = _new_folder(parent)
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
         settings["versions"] = {"python": platform.python_version(), "torch": str(torch.__version__)}
-        (self.folder / "args.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        self.save_text("args.yaml", yaml.safe_dump(settings, sort_keys=False))
+
+    def save_text(self, name: str, text: str) -> None:
+        """Write a text file ``name``."""
+        with complete_file(self.folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
 
     def save(self, name: str, x: torch.Tensor) -> None:
         """Write [slices, 1, H, W] as ``name``.nii.gz, show it in the figure, and compare it with "GT" if saved."""
@@ -90,8 +100,7 @@ class Run:
     def finish(self) -> None:
         """Write the metrics and the figure, print a summary and, last, the folder."""
         if self.metrics:
-            with complete_file(self.folder / "metrics.json") as partial:
-                partial.write_text(json.dumps(self.metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            self.save_text("metrics.json", json.dumps(self.metrics, indent=2, allow_nan=False) + "\n")
             print(f"{'':10}{'PSNR dB':>9}{'SSIM':>8}{'inter-slice error':>20}")
             for name, metric in self.metrics.items():
                 psnr, ssim, error = (math.nan if metric[key] is None else metric[key]

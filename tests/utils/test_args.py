@@ -44,23 +44,29 @@ def test_noise_control_is_case_blind(files, word, expected):
 BAD = [
     (["--task", "MRI"], "--task: 'MRI'; accepted: LACT, SVCT"),
     (["--method", "FBP"], "--method: 'FBP'; accepted: DDS, DDNM, ADMM-TV, uncondition"),
-    (["--degree", "0"], "--degree: '0'; accepted: a whole number of 1 or more and of 360 or less"),
-    (["--degree", "361"], "--degree"), (["--degree", "2.5"], "--degree"),
+    (["--degree", "0"], "--degree: '0'; accepted: a whole number of 1 or more"), (["--degree", "2.5"], "--degree"),
     (["--NFE", "0"], "--NFE: '0'; accepted: a whole number of 1 or more"),
     (["--num-cg", "0"], "--num-cg"), (["--w-tik", "-1"], "--w-tik"), (["--w-tik", "nan"], "--w-tik"),
-    (["--w-dz", "0.1"], "--w-dz: '0.1'; this term is not implemented, accepted: 0"),
-    (["--w-dps", "1"], "--w-dps: '1'; this term is not implemented, accepted: 0"),
+    (["--w-dz", "-1"], "--w-dz"), (["--w-dz", "0.1", "--method", "DDNM"], "--w-dz 0.1: not part of DDNM; accepted with DDS"),
+    (["--w-dps", "1", "--method", "uncondition"], "--w-dps 1.0: not part of uncondition; accepted with DDS, DDNM"),
+    (["--noise-length", "5"], "--noise-length 5: SLERP noise has no length; accepted with --noise-control GP"),
     (["--sigma-min", "2", "--sigma-max", "1"], "--sigma-min 2 --sigma-max 1: accepted is sigma-min below sigma-max"),
     (["--sigma-min", "0"], "--sigma-min"), (["--sigma-max", "inf"], "--sigma-max"),
     (["--slice-begin", "5", "--slice-end", "5"], "--slice-begin 5 --slice-end 5: an empty range"),
     (["--slice-begin", "5"], "an empty range"), (["--slice-begin", "-1"], "--slice-begin"),
-    (["--noise-control", "perlin"], "--noise-control: 'perlin'; accepted: SLERP, None"),
+    (["--noise-control", "perlin"], "--noise-control: 'perlin'; accepted: SLERP, None, shared, GP, zero"),
     (["--renoise-method", "x"], "accepted: DDPM, DDIM, DDS, DiffPIR"),
     (["--use-init", "maybe"], "--use-init: 'maybe'; accepted: true, false"),
     (["--data", "nowhere.nii"], "--data: nowhere.nii: no such file"),
     (["--sino-noise", "-3"], "--sino-noise"), (["--seed", str(2**63)], "--seed"), (["--NFE", "9" * 400], "--NFE"),
     (["--data", "x" * 300], "no such file"),
     (["--seed", "-1"], "--seed"), (["--batch-size", "0"], "--batch-size"),
+    (["--flat", "scan.nii.gz"], "--flat: scan.nii.gz: no such file"), (["--i0", "0"], "--i0: '0'; accepted: a number above"),
+    (["--i0", "5"], "--i0 is for measured counts; it needs --projections"),
+    (["--weights", "l1"], "--weights: 'l1'; accepted: none, poisson"),
+    (["--weights", "poisson", "--method", "DDNM"], "--weights poisson: not part of DDNM; accepted with DDS"),
+    (["--projector", "gpu"], "--projector: 'gpu'; accepted: auto, native, torch_radon, astra"),
+    (["--geometry", "nowhere.yaml"], "--geometry: nowhere.yaml: no such file"),
     (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
 ]
 
@@ -71,6 +77,35 @@ def test_a_bad_flag_is_one_line_and_status_2(files, capsys, flags, reason):
         parse_args("CBCT", files + flags)
     message = capsys.readouterr().err
     assert stop.value.code == 2 and reason in message and message.count("\n") == 1
+
+
+MEASURED = [
+    ([], "--projections needs --geometry"),
+    (["--sino-noise", "1"], "--sino-noise 1: measured projections have their own noise; accepted: 0"),
+    (["--method", "uncondition"], "--method uncondition uses no projections"),
+    (["--flat", ".", "--i0", "9"], "--flat and --i0 are both given; accepted is one of them"),
+    (["--dark", "."], "--dark needs --flat or --i0 beside it"),
+]
+
+
+@pytest.mark.parametrize("flags, reason", MEASURED, ids=[" ".join(flags) for flags, _ in MEASURED])
+def test_flags_that_measured_projections_do_not_go_with(files, tmp_path, capsys, flags, reason):
+    geometry = ["--geometry", files[-3]] if flags else []
+    with pytest.raises(SystemExit) as stop:
+        parse_args("CBCT", files[2:] + ["--projections", str(tmp_path), *geometry, *flags])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and reason in message and message.count("\n") == 1
+
+
+def test_measured_projections_leave_views_and_size_to_the_geometry(files, tmp_path):
+    args = parse_args("CBCT", files[2:] + ["--projections", str(tmp_path), "--geometry", files[-3]])
+    assert args.data is None and args.degree is None and args.recon_size is None
+
+
+def test_something_to_reconstruct_is_needed(files, capsys):
+    with pytest.raises(SystemExit):
+        parse_args("CBCT", files[2:])
+    assert "--data or --projections is missing" in capsys.readouterr().err
 
 
 def test_a_missing_prior_is_named_except_for_admm_tv(files, capsys):
