@@ -4,10 +4,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch.nn.functional import grid_sample, pad
+from torch.nn.functional import pad
 
 from op import cone_beam
 from op.check import check
+from op.smear import smear
 from physics.geometry import ConeGeometry, read_geometry
 from physics.operator import LinearOperator
 
@@ -147,33 +148,19 @@ def fdk(y, operator):
     top, bottom = operator.window[:2]
     left, right = geometry.shadow[2:]       # beyond the detector too: filtered values are not zero there
     extra = max(0, -left)
-    z, y_, x_ = (_centred(count, size, y) + centre for count, size, centre in zip(
-        (depth, height, width), geometry.voxel_size, geometry.volume_centre))
-    vectors, weights = geometry.vectors, torch.as_tensor(ray_weights(geometry)).to(y)
-    # To positions as grid_sample has them: the edges of the window are -1 and 1.
     matrices = geometry.crop(top, bottom, left, right).matrices
-    for row, count in ((0, right - left), (1, bottom - top)):
-        matrices[:, row] = (2 * matrices[:, row] + matrices[:, 2]) / count - matrices[:, 2]
-    tilted = abs(matrices[:, [0, 2], 2]).max() * z.abs().max().item() > 1e-6
+    axes = [(centre - (count - 1) / 2 * size, size) for count, size, centre in zip(
+        (width, height, depth), geometry.voxel_size[::-1], geometry.volume_centre[::-1])]
+    vectors, weights = geometry.vectors, torch.as_tensor(ray_weights(geometry)).to(y)
     ramp = _ramp(extra + max(geometry.det_shape[1], right), y)
     volume = y.new_zeros(height, width, depth)
-    grid = y.new_empty(height, width, depth, 2)
-    for i, (view, matrix, weight) in enumerate(zip(y[0], matrices.tolist(), weights)):
+    for i, (view, matrix, weight) in enumerate(zip(y[0], matrices, weights)):
         if i == 0 or geometry.view_vectors:                             # the same in all views of a circular scan
             lines, radius = _lines(vectors[i], geometry.det_shape, slice(top, bottom))
             lines = torch.as_tensor(lines).to(y)
         spectrum = torch.fft.rfft(pad(view[top:bottom] * lines * weight, (extra, 0)), n=2 * (len(ramp) - 1))
         filtered = torch.fft.irfft(spectrum * ramp)[:, left + extra:right + extra]
-        across, down, away = ((m[0] * x_ + m[1] * y_[:, None] + m[3])[..., None] for m in matrix)
-        if tilted:                                                      # otherwise these are the same for all z
-            across, away = across + matrix[0][2] * z, away + matrix[2][2] * z
-        nearness = 1 / away                                             # 1 on the detector, larger towards the source
-        grid[..., 0] = across * nearness
-        torch.mul(matrix[1][2] * nearness, z, out=grid[..., 1])
-        grid[..., 1] += down * nearness
-        # A batch of rows of voxels, because grid_sample shares the work among threads by batch.
-        sampled = grid_sample(filtered.expand(height, 1, -1, -1), grid, align_corners=False)[:, 0]
-        volume.addcmul_(sampled, radius * nearness ** 2)
+        smear(volume, filtered, matrix, axes, radius, operator.impl)
     return volume.permute(2, 0, 1)[:, None].contiguous()
 
 
@@ -270,10 +257,6 @@ def _sweep(azimuth):
     share[order] = (gaps + np.roll(gaps, 1)) / 2
     position[order] = np.cumsum(np.roll(gaps, 1)) - gaps[-1] / 2
     return share, position, typical, gaps.sum()
-
-
-def _centred(count, step, like):
-    return (torch.arange(count, dtype=like.dtype, device=like.device) - (count - 1) / 2) * step
 
 
 def _ramp(columns, like):
