@@ -21,17 +21,18 @@ _libraries = {}  # arguments of load() -> library, or None where it could not be
 _lock = threading.Lock()
 
 
-def load(name, sources, extra_cflags=(), extra_cuda_cflags=(), with_cuda=False):
+def load(name, sources, headers=(), extra_cflags=(), extra_cuda_cflags=(), with_cuda=False):
     """Build a shared library once and open it with ctypes.
 
     The library is kept in `$TORCH_EXTENSIONS_DIR` (default `~/.cache/torch_extensions`) under a hash of the
-    sources, the flags, the versions and the processor or GPU that it was built for. Each process builds in a
-    folder of its own and moves the finished file into place, so processes neither wait for nor disturb
-    each other.
+    sources and headers, the flags, the versions and the processor or GPU that it was built for. Each process
+    builds in a folder of its own and moves the finished file into place, so processes neither wait for nor
+    disturb each other.
 
     Args:
         name: file name of the library, without folder and ending.
         sources: paths of the sources; relative ones start in this folder.
+        headers: paths, likewise, of what the sources include.
         extra_cflags: flags for the C++ compiler, added to -O3, the vector instructions and OpenMP.
         extra_cuda_cflags: flags for nvcc, added to -O3.
         with_cuda: whether there are CUDA sources.
@@ -40,21 +41,23 @@ def load(name, sources, extra_cflags=(), extra_cuda_cflags=(), with_cuda=False):
         ctypes.CDLL, or None when it cannot be built or opened: then one RuntimeWarning says why and what to
         install, and the later calls are silent.
     """
-    arguments = (name, tuple(map(str, sources)), tuple(extra_cflags), tuple(extra_cuda_cflags), with_cuda)
+    arguments = (name, tuple(map(str, sources)), tuple(map(str, headers)), tuple(extra_cflags),
+                 tuple(extra_cuda_cflags), with_cuda)
     with _lock:
         if arguments not in _libraries:
             _libraries[arguments] = _load(*arguments)
         return _libraries[arguments]
 
 
-def _load(name, sources, extra_cflags, extra_cuda_cflags, with_cuda):
-    sources = [Path(__file__).resolve().parent / source for source in sources]
+def _load(name, sources, headers, extra_cflags, extra_cuda_cflags, with_cuda):
+    folder = Path(__file__).resolve().parent
+    sources, headers = [folder / source for source in sources], [folder / header for header in headers]
     cflags = [*_cpu_flags(), *extra_cflags]
     cuda_cflags = ["-O3", *extra_cuda_cflags]
     try:
         if sys.platform == "win32":
             raise RuntimeError("builds are for Linux and macOS")
-        path = _cache_folder() / f"{name}_{_key(sources, cflags, cuda_cflags, with_cuda)}.so"
+        path = _cache_folder() / f"{name}_{_key(sources + headers, cflags, cuda_cflags, with_cuda)}.so"
         if not path.exists():
             _build(path, name, sources, cflags, cuda_cflags, with_cuda)
         return ctypes.CDLL(str(path))
@@ -95,14 +98,14 @@ def _cpu_flags():
     return flags
 
 
-def _key(sources, cflags, cuda_cflags, with_cuda):
+def _key(files, cflags, cuda_cflags, with_cuda):
     parts = [torch.__version__, sys.platform, platform.machine(), os.environ.get("CXX"), cflags]
     if with_cuda:
         gpus = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
         parts += [cuda_cflags, os.environ.get("TORCH_CUDA_ARCH_LIST"), gpus]
     digest = hashlib.sha256(repr(parts).encode())
-    for source in sources:
-        digest.update(source.read_bytes())
+    for file in files:
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 

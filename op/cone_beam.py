@@ -5,9 +5,7 @@ through the planes of the in-plane axis that the ray is closest to, interpolate 
 axis and in z, multiply by the length of ray a plane. The volume is zero outside, so values taper over the
 voxel beyond the outermost centres.
 
-Detector columns are parallel to z, so the rays of one column differ only in z: per plane the two neighbouring
-z-columns of the volume are blended once for the whole detector column. `trace` works out that geometry in
-float64; `project` and `backproject` run on it.
+`trace` brings the geometry of a scan to voxel indices; `project` and `backproject` run on it.
 """
 import ctypes
 from typing import NamedTuple
@@ -19,41 +17,35 @@ from torch.nn.functional import pad
 from op import build
 from op.check import check
 
-CHUNK = 1 << 21         # samples (columns x planes x rows) that the reference handles at once
+CHUNK = 1 << 21         # samples (rays x planes) that the reference handles at once
 
 
 class Rays(NamedTuple):
-    """Where the rays of a scan meet a volume; made by `trace`. Positions are voxel indices.
+    """The rays of a scan, from each view's source to the pixels of the window; made by `trace`.
 
-    Only detector rows and columns in `window` can meet the volume; `columns` holds the columns of that
-    window. In plane p of its axis, a detector column meets the volume at in-plane index shift + p tilt; its
-    row v, counted from the window's first, at z index z_source + (p - p_source) (slope + v slope_step).
+    Only detector rows and columns in `window` can meet the volume. The ray to row v, column u of the window has
+    the direction first + u step_u + v step_v.
     """
-    columns: torch.Tensor   # [views, columns, 8] float64 on CPU, `struct Column` in cone_beam.cpp: axis (0 =
-                            # x, 1 = y), shift, tilt, p_source, z_source, slope, slope_step, and length, the
-                            # in-plane part of the length of ray a plane
+    views: torch.Tensor     # [views, 12] float64 on CPU, `struct View` in joseph.h: source, first, step_u and
+                            # step_v, each as (x, y, z) in voxel indices
     window: tuple           # (first row, last row + 1, first column, last column + 1)
     det_shape: tuple        # (v, u)
     volume_shape: tuple     # (D, H, W)
-    voxel_z: float          # in the unit of the geometry
-
-    def crop(self):
-        """The same rays, for projections that hold only the window of the detector."""
-        rows, columns = self.window[1] - self.window[0], self.window[3] - self.window[2]
-        return self._replace(window=(0, rows, 0, columns), det_shape=(rows, columns))
+    voxel_size: tuple       # (z, y, x), in the unit of the geometry
 
 
 def trace(vectors, det_shape, volume_shape, voxel_size=(1.0, 1.0, 1.0)) -> Rays:
     """Follow the rays of every view through a volume centred on the origin.
 
     vectors       [views, 12] in ASTRA's `cone_vec` order: source, detector centre, step from pixel to pixel
-                  along u, step along v, each as (x, y, z). The v step must be parallel to z.
+                  along u, step along v, each as (x, y, z), in any direction. Views whose v step is parallel to
+                  z are computed several times as fast as others.
     det_shape     pixels (v, u)
     volume_shape  voxels (D, H, W) = (z, y, x)
     voxel_size    (z, y, x), same unit as the vectors
 
-    Raises ValueError for vectors of another shape, a tilted v step, or a source that is not outside the
-    volume and on one side of it.
+    Raises ValueError for vectors of another shape, parallel u and v steps, a source that is not outside the volume
+    and on one side of it, and rays parallel to z: they cross no plane.
     """
     vectors = np.asarray(vectors, dtype=np.float64)
     if vectors.ndim != 2 or vectors.shape[1] != 12 or not np.isfinite(vectors).all():
@@ -61,37 +53,32 @@ def trace(vectors, det_shape, volume_shape, voxel_size=(1.0, 1.0, 1.0)) -> Rays:
     size = np.array(volume_shape[::-1], dtype=np.float64)               # x, y, z from here on
     spacing = np.array(voxel_size[::-1], dtype=np.float64)
     source, centre, step_u, step_v = (vectors.reshape(-1, 4, 3) / spacing).transpose(1, 0, 2)
-    if step_v[:, :2].any() or not step_v[:, 2].all():
-        raise ValueError("vectors: the v step of every view must be parallel to z")
-    source, centre = source + (size - 1) / 2, centre + (size - 1) / 2   # voxel indices from here on
+    source, central = source + (size - 1) / 2, centre - source          # voxel indices from here on
+    # Rounding errors of a v step along z would cost the speed of such views.
+    step_v = np.where(abs(step_v) > 1e-12 * abs(step_v).max(1, keepdims=True), step_v, 0)
 
-    window = _shadow(source, centre, step_u, step_v, det_shape, size)
-    u = np.arange(*window[2:]) - (det_shape[1] - 1) / 2
-    first_row = window[0] - (det_shape[0] - 1) / 2
-    ray = (centre - source)[:, None] + u[:, None] * step_u[:, None] + first_row * step_v[:, None]
-    axis = (abs(ray[..., 1]) > abs(ray[..., 0])).astype(int)            # [views, columns]
-    along = np.take_along_axis(ray, axis[..., None], 2)[..., 0]
-    across = np.take_along_axis(ray, 1 - axis[..., None], 2)[..., 0]
-    p_source = np.take_along_axis(source, axis, 1)
-    tilt = across / along
-    shift = np.take_along_axis(source, 1 - axis, 1) - p_source * tilt
-    length = np.hypot(*(ray[..., :2] * spacing[:2]).transpose(2, 0, 1)) / abs(along)
-    slope, slope_step = ray[..., 2] / along, step_v[:, None, 2] / along
-    columns = np.stack(np.broadcast_arrays(
-        axis, shift, tilt, p_source, source[:, None, 2], slope, slope_step, length), -1)
-    return Rays(torch.from_numpy(columns), window, tuple(det_shape), tuple(volume_shape), float(spacing[2]))
+    window = _shadow(source, central, step_u, step_v, det_shape, size)
+    top, left = window[0] - (det_shape[0] - 1) / 2, window[2] - (det_shape[1] - 1) / 2
+    first = central + left * step_u + top * step_v
+    _refuse_vertical(first, step_u, step_v, window)
+    views = np.stack((source, first, step_u, step_v), 1).reshape(-1, 12)
+    return Rays(torch.from_numpy(views), window, tuple(map(int, det_shape)), tuple(map(int, volume_shape)),
+                tuple(map(float, voxel_size)))
 
 
-def _shadow(source, centre, step_u, step_v, det_shape, size):
+def _shadow(source, central, step_u, step_v, det_shape, size):
     """Rows and columns of the detector that the volume's support, index -1 to size, shades in any view."""
     corners = np.stack(np.meshgrid(*zip((-1, -1, -1), size), indexing="ij"), -1).reshape(-1, 3)
     normal = np.cross(step_u, step_v)
+    area, distance = (normal ** 2).sum(-1, keepdims=True), (central * normal).sum(-1, keepdims=True)
+    if not (area > 1e-12 * (step_u ** 2).sum(-1, keepdims=True) * (step_v ** 2).sum(-1, keepdims=True)).all():
+        raise ValueError("vectors: the u and v steps of every view must span its detector")
     to_corner = corners - source[:, None]
-    depth = (to_corner @ normal[..., None])[..., 0] / ((centre - source) * normal).sum(-1, keepdims=True)
-    if not (depth > 0).all():
+    depth = (to_corner @ normal[..., None])[..., 0]
+    if not (depth * distance > 0).all():
         raise ValueError("the source must be outside the volume and in front of the detector in every view")
-    hit = to_corner / depth[..., None] - (centre - source)[:, None]
-    normal = (normal / (normal ** 2).sum(-1, keepdims=True))[:, None]
+    hit = to_corner * (distance / depth)[..., None] - central[:, None]
+    normal = (normal / area)[:, None]
     shadow = []
     for pixel, count in (((np.cross(step_u[:, None], hit) * normal).sum(-1), det_shape[0]),
                          ((np.cross(hit, step_v[:, None]) * normal).sum(-1), det_shape[1])):
@@ -101,37 +88,70 @@ def _shadow(source, centre, step_u, step_v, det_shape, size):
     return tuple(shadow)
 
 
-def project(volume, rays: Rays, impl=None):
+def _refuse_vertical(first, step_u, step_v, window):
+    """ValueError where the direction that has neither x nor y is in the window, by Cramer's rule."""
+    def area(a, b):
+        return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+
+    whole = area(step_u, step_v)                # 0: the detector is parallel to z, no ray is
+    u, v = area(step_v, first), area(first, step_u)
+    inside = whole != 0
+    for pixel, count in ((u, window[3] - window[2]), (v, window[1] - window[0])):
+        inside &= (pixel * np.sign(whole) > -abs(whole)) & (pixel * np.sign(whole) < abs(whole) * count)
+    if inside.any():
+        raise ValueError(f"vectors: view {int(inside.argmax())} has rays parallel to z")
+
+
+def project(volume, rays: Rays, impl=None, out=None):
     """Line integrals [views, det_v, det_u] of a volume [D, H, W]; its gradient is `backproject`.
 
     volume  float32, or float64 with the reference; any device
     rays    from `trace`
-    impl    'reference' (PyTorch), 'compiled' (C++; float32 on CPU), or None: compiled where it is possible
+    impl    'reference' (PyTorch), 'compiled' (float32: C++ on CPU, CUDA on its devices), or None: compiled where
+            it is possible
+    out     contiguous tensor to write to, then returned without a gradient; None: a new one
 
-    Raises ValueError for a volume of another shape or type than these, an unknown impl, and 'compiled' where
-    it is not possible.
+    Raises ValueError for a volume of another shape or type than these, an unknown impl, 'compiled' where it is
+    not possible, and an `out` that does not fit or would need a gradient.
     """
     check("volume", volume, rays.volume_shape)
-    return _Project.apply(volume, rays, _choose(volume, impl))
+    return _apply(_Project, volume, rays, _choose(volume, impl), out)
 
 
-def backproject(projections, rays: Rays, impl=None):
+def backproject(projections, rays: Rays, impl=None, out=None):
     """The exact adjoint of `project`: a volume [D, H, W] from projections [views, det_v, det_u].
 
     Arguments and errors as there; its gradient is `project`.
     """
-    check("projections", projections, (len(rays.columns), *rays.det_shape))
-    return _Backproject.apply(projections, rays, _choose(projections, impl))
+    check("projections", projections, (len(rays.views), *rays.det_shape))
+    return _apply(_Backproject, projections, rays, _choose(projections, impl), out)
+
+
+def _apply(function, source, rays, kernels, out):
+    if out is None:
+        return function.apply(source, rays, kernels)
+    shape = function.shape(rays)
+    if out.shape != shape or out.dtype != source.dtype or out.device != source.device or not out.is_contiguous():
+        raise ValueError(f"out: expected contiguous {source.dtype} {list(shape)} on {source.device}, "
+                         f"found {out.dtype} {list(out.shape)} on {out.device}")
+    if out.requires_grad or torch.is_grad_enabled() and source.requires_grad:
+        raise ValueError("out: there is no gradient through it")
+    return function.write(source.detach(), rays, kernels, out)
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
+    def shape(rays):
+        return torch.Size((len(rays.views), *rays.det_shape))
+
+    @staticmethod
+    def write(volume, rays, kernels, out):
+        return kernels[0](volume, rays, out.zero_())        # the kernels write only to the window
+
+    @staticmethod
     def forward(ctx, volume, rays, kernels):
         ctx.rays, ctx.kernels = rays, kernels
-        top, bottom, left, right = rays.window
-        projections = volume.new_zeros(len(rays.columns), *rays.det_shape)
-        projections[:, top:bottom, left:right] = kernels[0](volume.permute(1, 2, 0), rays).transpose(1, 2)
-        return projections
+        return _Project.write(volume, rays, kernels, volume.new_empty(_Project.shape(rays)))
 
     @staticmethod
     def backward(ctx, gradient):
@@ -140,114 +160,126 @@ class _Project(torch.autograd.Function):
 
 class _Backproject(torch.autograd.Function):
     @staticmethod
+    def shape(rays):
+        return torch.Size(rays.volume_shape)
+
+    @staticmethod
+    def write(projections, rays, kernels, out):
+        return kernels[1](projections, rays, out)
+
+    @staticmethod
     def forward(ctx, projections, rays, kernels):
         ctx.rays, ctx.kernels = rays, kernels
-        top, bottom, left, right = rays.window
-        volume = kernels[1](projections[:, top:bottom, left:right].transpose(1, 2), rays)
-        return volume.permute(2, 0, 1).contiguous()
+        return _Backproject.write(projections, rays, kernels, projections.new_empty(_Backproject.shape(rays)))
 
     @staticmethod
     def backward(ctx, gradient):
         return _Project.apply(gradient, ctx.rays, ctx.kernels), None, None
 
 
-# Both implementations work on volumes [H, W, D] and on the window's projections [views, columns, rows].
-
-def _reference_project(volume, rays):
-    height, width, depth = volume.shape
-    lines = pad(volume, (1, 2, 1, 2, 1, 2)).flatten(0, 1)               # [(H+3)(W+3), D+3], zeros around
-    out = volume.new_zeros(*rays.columns.shape[:2], rays.window[1] - rays.window[0])
-    for view, chosen, line, next_line, weight, slice_, fraction, length in _weights(rays, volume):
-        blend = torch.lerp(lines[line], lines[next_line], weight)       # [columns, planes, D+3]
-        low = blend.gather(2, slice_)
-        value = torch.lerp(low, blend.gather(2, slice_ + 1), fraction)  # [columns, planes, rows]
-        out[view, chosen] = value.sum(1) * length
+def _reference_project(volume, rays, out):
+    values = pad(volume, (1, 2) * 3).flatten()                          # zeros around
+    top, _, left, _ = rays.window
+    for view, rows, columns, corners, length in _samples(rays, volume):
+        sums = sum((weight * values[index]).sum(1) for index, weight in corners)
+        out[view, top + rows, left + columns] = sums * length
     return out
 
 
-def _reference_backproject(projections, rays):
+def _reference_backproject(projections, rays, out):
     depth, height, width = rays.volume_shape
-    lines = projections.new_zeros((height + 3) * (width + 3), depth + 3)
-    for view, chosen, line, next_line, weight, slice_, fraction, length in _weights(rays, projections):
-        value = (projections[view, chosen] * length)[:, None].expand(slice_.shape)
-        blend = value.new_zeros(*line.shape, depth + 3)
-        blend.scatter_add_(2, slice_, value * (1 - fraction)).scatter_add_(2, slice_ + 1, value * fraction)
-        lines.index_add_(0, line.flatten(), (blend * (1 - weight)).flatten(0, 1))
-        lines.index_add_(0, next_line.flatten(), (blend * weight).flatten(0, 1))
-    return lines.view(height + 3, width + 3, depth + 3)[1:-2, 1:-2, 1:-2]
+    values = projections.new_zeros(depth + 3, height + 3, width + 3)
+    top, _, left, _ = rays.window
+    for view, rows, columns, corners, length in _samples(rays, projections):
+        value = (projections[view, top + rows, left + columns] * length)[:, None]
+        for index, weight in corners:
+            values.view(-1).index_add_(0, index.flatten(), (weight * value).flatten())
+    return out.copy_(values[1:-2, 1:-2, 1:-2])
 
 
-def _weights(rays, like):
-    """Interpolation for a chunk of detector columns at a time, into the zero-padded z-columns of the volume.
+def _samples(rays, like):
+    """Bilinear interpolation along a chunk of rays at a time, in a volume with zeros around it.
 
-    Yields view, columns [c], z-column and its neighbour [c, planes], weight of the neighbour [c, planes, 1],
-    slice and fraction of the next slice [c, planes, rows], length of ray a plane [c, rows]. Positions are
-    rounded to the working precision only once they are small.
+    Yields view, row and column of the rays in the window, the four neighbours of each plane's sample as
+    pairs of index and weight [rays, planes], and length of ray a plane [rays]. Positions are rounded to the
+    working precision only once they are small.
     """
     depth, height, width = rays.volume_shape
-    row = torch.arange(rays.window[1] - rays.window[0], device=like.device, dtype=like.dtype)
-    along_x, along_y = (width, height, 1, width + 3), (height, width, width + 3, 1)
-    for view, columns in enumerate(rays.columns.to(like.device)):
-        for axis, (planes, breadth, plane_step, step) in enumerate((along_x, along_y)):
+    top, bottom, left, right = rays.window
+    spacing = torch.tensor(rays.voxel_size[::-1], dtype=torch.float64, device=like.device)
+    strides = 1, width + 3, (height + 3) * (width + 3)
+    v = torch.arange(bottom - top, device=like.device)[:, None, None]
+    u = torch.arange(right - left, device=like.device)[:, None]
+    for view, (source, first, step_u, step_v) in enumerate(rays.views.to(like.device).view(-1, 4, 3)):
+        direction = first + u * step_u + v * step_v                     # [rows, columns, (x, y, z)]
+        steep = direction[..., 1].abs() > direction[..., 0].abs()
+        for axis, other, planes, breadth in (0, 1, width, height), (1, 0, height, width):
             p = torch.arange(planes, device=like.device)
-            chunk = max(1, CHUNK // (planes * max(len(row), depth)))
-            for chosen in (columns[:, 0] == axis).nonzero()[:, 0].split(chunk):
-                _, shift, tilt, p_source, z_source, slope, slope_step, length = columns[chosen].T[..., None]
-                across = (shift + p * tilt).clamp(-1, breadth)
-                first = across.floor()
-                line = (first.long() + 1) * step + (p + 1) * plane_step
-                away = p - p_source
-                start, step_z = z_source + away * slope, away * slope_step
-                z = torch.addcmul(start.to(like.dtype)[..., None], step_z.to(like.dtype)[..., None], row)
-                z = z.clamp_(-1, depth)
-                below = z.floor()
-                rise = (slope + slope_step * row) * rays.voxel_z
-                yield (view, chosen, line, line + step, (across - first).to(like.dtype)[..., None],
-                       below.long() + 1, z - below, torch.hypot(length, rise).to(like.dtype))
+            for chosen in (steep == axis).nonzero().split(max(1, CHUNK // planes)):
+                rows, columns = chosen.T
+                ray = direction[rows, columns]
+                t = (p - source[axis]) / ray[:, axis, None]             # [rays, planes]
+                across = (source[other] + t * ray[:, other, None]).clamp_(-1, breadth)
+                z = (source[2] + t * ray[:, 2, None]).clamp_(-1, depth)
+                low, below = across.floor(), z.floor()
+                index = (low.long() + 1) * strides[other] + (below.long() + 1) * strides[2] + (p + 1) * strides[axis]
+                high, above = (across - low).to(like.dtype), (z - below).to(like.dtype)
+                corners = ((index, (1 - high) * (1 - above)), (index + strides[other], high * (1 - above)),
+                           (index + strides[2], (1 - high) * above),
+                           (index + strides[2] + strides[other], high * above))
+                length = (ray * spacing).norm(dim=1) / ray[:, axis].abs()
+                yield view, rows, columns, corners, length.to(like.dtype)
 
 
-# The compiled kernels: C++ in cone_beam.cpp, float32 on CPU.
+# The compiled kernels: C++ in cone_beam.cpp and CUDA in cone_beam.cu, float32.
 
 class _Sizes(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("columns", "rows", "depth", "height", "width")]
-    _fields_ += [("voxel_z", ctypes.c_double)]
+    _fields_ = [(name, ctypes.c_int64) for name in (
+        "views", "det_rows", "det_columns", "top", "bottom", "left", "right", "depth", "height", "width")]
+    _fields_ += [(name, ctypes.c_double) for name in ("voxel_x", "voxel_y", "voxel_z")]
 
 
-def _compiled_project(volume, rays):
-    out = volume.new_empty(*rays.columns.shape[:2], rays.window[1] - rays.window[0])
-    return _call("cone_beam_project", volume.contiguous(), out, rays)
+def _compiled_project(volume, rays, out):
+    return _call("cone_beam_project", volume.contiguous(), rays, out)
 
 
-def _compiled_backproject(projections, rays):
-    depth, height, width = rays.volume_shape
-    out = projections.new_zeros(height, width, depth)
-    return _call("cone_beam_backproject", projections.contiguous(), out, rays)
+def _compiled_backproject(projections, rays, out):
+    return _call("cone_beam_backproject", projections.contiguous(), rays, out)
 
 
-def _call(name, source, target, rays):
-    rows, columns = rays.window[1] - rays.window[0], rays.columns[..., 0].numel()
-    sizes = _Sizes(columns, rows, *rays.volume_shape, rays.voxel_z)
-    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (source, target, rays.columns))
-    getattr(_library(), name)(*pointers, ctypes.byref(sizes), torch.get_num_threads())
-    return target
+def _call(name, source, rays, out):
+    function = getattr(_library(out.device.type), name)
+    function.restype = ctypes.c_char_p
+    sizes = _Sizes(len(rays.views), *rays.det_shape, *rays.window, *rays.volume_shape, *rays.voxel_size[::-1])
+    arguments = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (source, out, rays.views)] + [ctypes.byref(sizes)]
+    if out.device.type == "cuda":
+        with torch.cuda.device(out.device):
+            message = function(*arguments, ctypes.c_void_p(torch.cuda.current_stream().cuda_stream))
+    else:
+        message = function(*arguments, torch.get_num_threads())
+    if message is not None:
+        raise RuntimeError(f"cone_beam: {message.decode()}")
+    return out
 
 
-def _library():
+def _library(device_type):
+    if device_type == "cuda":
+        return build.load("cone_beam_cuda", ["cone_beam.cu"], headers=["joseph.h"], with_cuda=True)
     # The part of -ffast-math that min, max and rounding need to vectorise; the whole of it may switch off
     # denormals for the process.
     flags = ("-ffinite-math-only", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
-    return build.load("cone_beam", ["cone_beam.cpp"], extra_cflags=flags)
+    return build.load("cone_beam", ["cone_beam.cpp"], headers=["joseph.h", "lanes.h"], extra_cflags=flags)
 
 
 def _choose(tensor, impl):
     """The pair of kernels (project, backproject) for a tensor like this."""
     if impl not in (None, "reference", "compiled"):
         raise ValueError(f"impl: expected 'reference', 'compiled' or None, found {impl!r}")
-    fits = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    fits = tensor.dtype == torch.float32 and tensor.device.type in ("cpu", "cuda")
     if impl == "compiled" and not fits:
-        raise ValueError(f"impl 'compiled': expected float32 on cpu, found {tensor.dtype} on {tensor.device}")
-    if impl != "reference" and fits and _library():
+        raise ValueError(f"impl 'compiled': expected float32 on cpu or cuda, found {tensor.dtype} on {tensor.device}")
+    if impl != "reference" and fits and _library(tensor.device.type):
         return _compiled_project, _compiled_backproject
     if impl == "compiled":
-        raise ValueError("impl 'compiled': the C++ code of cone_beam could not be built here")
+        raise ValueError("impl 'compiled': the code of cone_beam could not be built here")
     return _reference_project, _reference_backproject
