@@ -1,17 +1,23 @@
 """Times each stage against a rival on the same arrays, in the same run: python -m tests.bench [STAGE ...]
 
-Every row is the best of several runs after a warm-up, the rival's runs in between; ratio = rival / ours.
+Every row is the best of several runs after a warm-up, the rival's runs in between; ratio = rival / ours; difference
+is |ours - rival| / |rival| of what the two compute, where that is the same thing.
 """
 import argparse
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import torch
+from torch.nn.functional import interpolate, pad
 
+from algorithms.cg import cg
 from algorithms.noise import slerp_slices
 from models.ncsnpp import NCSNpp
-from op import cone_beam, upfirdn2d
-from physics.ct import ConeBeam, demo_geometry, svct_views
+from op import upfirdn2d
+from physics.backends import cone_beam_operator
+from physics.ct import ConeBeam, fdk, read_geometry, svct_views
 from utils.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,8 +25,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def best_of(functions, seconds=3.0):
     """Best time in seconds of each function, called in turn for about ``seconds`` in all (three times at least)."""
-    for function in functions:
-        function()
     times, end = [[] for _ in functions], time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[-1]) < 3:
         for function, taken in zip(functions, times):
@@ -30,14 +34,92 @@ def best_of(functions, seconds=3.0):
     return [min(taken) for taken in times]
 
 
+def scan(volume_shape, views):
+    """The demo's scan, with a smooth volume [D, 1, H, W] in a frame of zeros: RTK treats the border its own way."""
+    geometry = read_geometry(ROOT / "configs" / "geometry" / "demo.yaml").on_grid(volume_shape)
+    inner = [size - 4 for size in volume_shape]
+    coarse = torch.rand(1, 1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    volume = pad(interpolate(coarse, inner, mode="trilinear")[0, 0][:, None], (2, 2, 2, 2, 0, 0, 2, 2))
+    return geometry.select(svct_views(geometry, views)), volume
+
+
 def projector(device):
-    """The compiled projector against its PyTorch reference, demo size: 48 x 128 x 128, 20 views of 512 x 512."""
-    rays = ConeBeam(demo_geometry(svct_views(20)), (48, 128, 128)).rays
-    volume = torch.rand(48, 128, 128, device=device)
-    projections = cone_beam.project(volume, rays)
-    for name, function, x in (("A", cone_beam.project, volume), ("A_T", cone_beam.backproject, projections)):
-        yield (f"projector {name}, compiled : reference",
-               lambda: function(x, rays), lambda: function(x, rays, "reference"))
+    """A and A_T against the PyTorch reference, itk-rtk (CPU), ASTRA and torch_radon (CUDA); and what they cost."""
+    geometry, volume = scan((48, 128, 128), 20)
+    ours, reference, x = ConeBeam(geometry), ConeBeam(geometry, "reference"), volume.to(device)
+    y = ours.A(x)
+    yield "A, 48 x 128 x 128, compiled : reference", lambda: ours.A(x), lambda: reference.A(x)
+    yield "A_T, 48 x 128 x 128, compiled : reference", lambda: ours.A_T(y), lambda: reference.A_T(y)
+
+    size = "128 x 256 x 256, 20 views"
+    geometry, volume = scan((128, 256, 256), 20)
+    once, x_once = ConeBeam(geometry), volume.to(device)
+    y_once = once.A(x_once)
+    for name, rival in rivals(geometry, device):
+        yield f"A, {size} : {name}", lambda: once.A(x_once), lambda rival=rival: rival.A(x_once)
+        yield f"A_T, {size} : {name}", lambda: inside(once.A_T(y_once)), lambda rival=rival: inside(rival.A_T(y_once))
+    for label, shape, views in (("slices", (256, 256, 256), 20), ("views", (128, 256, 256), 40)):
+        geometry, volume = scan(shape, views)
+        twice, x_twice = ConeBeam(geometry), volume.to(device)
+        y_twice = twice.A(x_twice)
+        yield f"A, {size} : twice the {label}", lambda: timed_only(once.A(x_once)), \
+            lambda twice=twice, x_twice=x_twice: timed_only(twice.A(x_twice))
+        yield f"A_T, {size} : twice the {label}", lambda: timed_only(once.A_T(y_once)), \
+            lambda twice=twice, y_twice=y_twice: timed_only(twice.A_T(y_twice))
+
+
+def reconstruction(device):
+    """FDK and a step of conjugate gradients, 128 x 256 x 256 voxels and 20 views of 512 x 512."""
+    geometry, x = scan((128, 256, 256), 20)
+    operator = ConeBeam(geometry)
+    cropped, (top, bottom, left, right) = operator.crop()
+    y = operator.A(x.to(device))
+    small = y[..., top:bottom, left:right].contiguous()
+
+    def step():
+        return cg(lambda v: cropped.A_T(cropped.A(v)), cropped.A_T(small), torch.zeros_like(x, device=device), 1)
+
+    for name, rival in rivals(geometry, device):
+        if hasattr(rival, "fdk"):
+            yield f"FDK : {name}", lambda: fdk(y, operator), lambda rival=rival: rival.fdk(y)
+            yield f"one CG step from zero : {name}", lambda: timed_only(step()), \
+                lambda rival=rival: timed_only(rival.cg(y, 1))
+
+
+def rivals(geometry, device):
+    """(name, operator) of the other projectors that can run here; says which cannot, and why."""
+    if device.type == "cpu":
+        try:
+            from tests.rtk import Rtk
+            yield "RTK", Rtk(geometry, torch.get_num_threads())
+        except ImportError as error:
+            print(f"without RTK (pip install itk-rtk): {error}")
+    else:
+        for name in ("astra", "torch_radon"):
+            try:
+                yield name, cone_beam_operator(geometry, name)
+            except ValueError as error:
+                print(f"without {name}: {error}")
+
+
+def inside(x):
+    """A volume [D, 1, H, W] without its border."""
+    return x[2:-2, :, 2:-2, 2:-2]
+
+
+def timed_only(_):
+    """Nothing, for rows whose two sides compute different things."""
+
+
+def peak_memory(device):
+    """GiB that A and A_T of 133 x 512 x 512 voxels and 60 views need, PyTorch included; on CUDA, of its memory."""
+    code = ("import resource, sys, torch; from physics.ct import *\n"
+            f"g = read_geometry('configs/geometry/demo.yaml').on_grid((133, 512, 512)); d = '{device}'\n"
+            "operator = ConeBeam(g.select(svct_views(g, 60)))\n"
+            "operator.A_T(operator.A(torch.rand(operator.domain_shape, device=d)))\n"
+            "host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)\n"
+            "print((host if d == 'cpu' else torch.cuda.max_memory_allocated()) / 2**30)")
+    return float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True).stdout)
 
 
 def resampling(device):
@@ -49,7 +131,9 @@ def resampling(device):
         x = torch.rand(8, 32, 64, 64, device=device, requires_grad=True)
 
         def run(impl, x=x, options=options):
-            upfirdn2d.upfirdn2d(x, kernel, impl=impl, **options).sum().backward()
+            y = upfirdn2d.upfirdn2d(x, kernel, impl=impl, **options)
+            y.sum().backward()
+            return y.detach()
         yield f"upfirdn2d {name}, compiled : reference", lambda: run(None), lambda: run("reference")
 
 
@@ -57,7 +141,8 @@ def noise(device):
     """ISCS noise in closed form against interpolating 16 n slices and keeping every 16th."""
     z0, z1 = torch.randn(2, 1, 1, 256, 256, device=device)
     yield "ISCS noise of 64 slices of 256 x 256, closed form : 16 n", \
-        lambda: slerp_slices(z0, z1, 64), lambda: slerp_slices(z0, z1, 64 * 16)[::16].contiguous()
+        lambda: timed_only(slerp_slices(z0, z1, 64)), \
+        lambda: timed_only(slerp_slices(z0, z1, 64 * 16)[::16].contiguous())
 
 
 def network(device):
@@ -65,10 +150,10 @@ def network(device):
     model = NCSNpp(load_config(ROOT / "configs" / "ve" / "demo_CT_128.yaml")).to(device).eval().requires_grad_(False)
     x, sigma = torch.rand(8, 1, 128, 128, device=device), torch.full((8,), 0.1, device=device)
     yield "network, 8 slices, in a batch : one by one", \
-        lambda: model(x, sigma), lambda: [model(x[k:k + 1], sigma[k:k + 1]) for k in range(8)]
+        lambda: model(x, sigma), lambda: torch.cat([model(x[k:k + 1], sigma[k:k + 1]) for k in range(8)])
 
 
-STAGES = {stage.__name__: stage for stage in (projector, resampling, noise, network)}
+STAGES = {stage.__name__: stage for stage in (projector, reconstruction, resampling, noise, network)}
 
 
 def main():
@@ -83,17 +168,25 @@ def main():
 
     def timed(function):
         def call():
-            function()
+            result = function()
             if device.type == "cuda":
                 torch.cuda.synchronize()
+            return result
         return call
 
-    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads")
-    print(f"{'ours : rival':62}{'ours ms':>10}{'rival ms':>10}{'ratio':>8}")
-    for name in args.stages or STAGES:
-        for label, ours, rival in STAGES[name](device):
-            a, b = best_of([timed(ours), timed(rival)])
-            print(f"{label:62}{1e3 * a:10.2f}{1e3 * b:10.2f}{b / a:8.2f}", flush=True)
+    print(f"torch {torch.__version__}, {torch.cuda.get_device_name(device) if device.type == 'cuda' else device}, "
+          f"{torch.get_num_threads()} threads")
+    print(f"{'ours : rival':62}{'ours ms':>10}{'rival ms':>10}{'ratio':>8}{'difference':>12}")
+    stages = args.stages or list(STAGES)
+    for name in stages:
+        for label, *pair in STAGES[name](device):
+            pair = [timed(function) for function in pair]
+            found, expected = (function() for function in pair)         # warm-up
+            difference = f"{(found - expected).norm() / expected.norm():12.1e}" if found is not None else ""
+            a, b = best_of(pair)
+            print(f"{label:62}{1e3 * a:10.2f}{1e3 * b:10.2f}{b / a:8.2f}{difference}", flush=True)
+    if "projector" in stages:
+        print(f"peak memory of A and A_T, 133 x 512 x 512 voxels, 60 views: {peak_memory(device):.2f} GiB")
 
 
 if __name__ == "__main__":
