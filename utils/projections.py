@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import SimpleITK as sitk
 
-from utils.volume import _check_voxels
+from utils.volume import check_voxels
 
 IMAGES = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO",
           ".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO"}    # SimpleITK's readers
@@ -172,7 +172,7 @@ def _read_image(path: Path, image_io: str) -> np.ndarray:
             raise ValueError(f"{path}: values of type {sitk.GetPixelIDValueAsString(pixel)}; accepted: integers or real "
                              "numbers, one a pixel")
         if image_io == "NiftiImageIO":
-            _check_voxels(path, size, reader)
+            check_voxels(path, size, reader)
         elif image_io != "TIFFImageIO":
             _check_data(path, image_io == "MetaImageIO", prod(size) * SCALARS[pixel])
         image = reader.Execute()

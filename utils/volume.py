@@ -92,7 +92,7 @@ def read_volume(path: str | Path, orientation: str | None = None) -> Volume:
             raise ValueError(f"{path}: {len(size)}D image of size {' x '.join(map(str, size))}; accepted: 3D")
         if components != 1:
             raise ValueError(f"{path}: {components} values a voxel; accepted: one (a grey-value volume)")
-        _check_voxels(path, size, reader)
+        check_voxels(path, size, reader)
         image = reader.Execute()
     except RuntimeError as error:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
@@ -123,7 +123,7 @@ def empty_volume(shape, voxel_size, centre) -> Volume:
     return Volume(np.broadcast_to(np.float32(0), shape), tuple(voxel_size[::-1]), tuple(origin[::-1]))
 
 
-def _check_voxels(path: Path, size, reader: sitk.ImageFileReader) -> None:
+def check_voxels(path: Path, size, reader: sitk.ImageFileReader) -> None:
     """Look at the stored bytes for what the reader passes over: it takes missing voxels and NaN for zeros.
 
     Raises ValueError when the file ends before its last voxel or holds values that are not finite.
