@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from op import build
 from op.check import check
 
-CHUNK = 1 << 21         # samples (rays x planes) that the reference handles at once
+CHUNK = 1 << 19         # samples (rays x planes) that the reference handles at once
 
 
 class Rays(NamedTuple):
@@ -181,8 +181,8 @@ def _reference_project(volume, rays, out):
     values = pad(volume, (1, 2) * 3).flatten()                          # zeros around
     top, _, left, _ = rays.window
     for view, rows, columns, corners, length in _samples(rays, volume):
-        sums = sum((weight * values[index]).sum(1) for index, weight in corners)
-        out[view, top + rows, left + columns] = sums * length
+        sums = sum(weight * values.index_select(0, index.flatten()).view_as(weight) for index, weight in corners)
+        out[view, top + rows, left + columns] = sums.sum(1) * length
     return out
 
 

@@ -113,12 +113,12 @@ def timed_only(_):
 
 def peak_memory(device):
     """GiB that A and A_T of 133 x 512 x 512 voxels and 60 views need, PyTorch included; on CUDA, of its memory."""
-    code = ("import resource, sys, torch; from physics.ct import *\n"
+    code = ("import torch; from physics.ct import *\n"
             f"g = read_geometry('configs/geometry/demo.yaml').on_grid((133, 512, 512)); d = '{device}'\n"
             "operator = ConeBeam(g.select(svct_views(g, 60)))\n"
             "operator.A_T(operator.A(torch.rand(operator.domain_shape, device=d)))\n"
-            "host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)\n"
-            "print((host if d == 'cpu' else torch.cuda.max_memory_allocated()) / 2**30)")
+            "host = int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"        # Linux
+            "print(host / 2**20 if d == 'cpu' else torch.cuda.max_memory_allocated() / 2**30)")
     return float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True).stdout)
 
 

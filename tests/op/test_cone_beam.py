@@ -64,6 +64,7 @@ GEOMETRIES = {
     "several tiles": (circle((0.4, 2.0), 200, 100, 2.5, 2.5), (8, 90), (3, 70, 130), (1, 1, 1)),
     "one voxel": (circle((0.5,), 60, 40, 0.5, 0.5), (9, 9), (1, 1, 1), (1, 1, 1)),
     "all rays miss": (circle((0.5,), 60, 40, 1, 1, (500, 0)), (9, 9), (4, 4, 4), (1, 1, 1)),
+    # Of the scans that `trace` accepts; in the last two, columns cross planes above or below all of their rows.
     **{f"random {seed}": random_scan(seed) for seed in (*range(6), *range(20, 35), 277, 342)},
 }
 
