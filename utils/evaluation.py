@@ -1,0 +1,462 @@
+"""Evaluation: the grid of runs that a YAML asks for, the mean of posterior samples, and the tables."""
+import csv
+import hashlib
+import itertools
+import json
+import os
+import re
+import string
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+import yaml
+
+from utils.files import complete_file
+
+ENTRIES = {"CT": "recon_CBCT.py", "MR": "recon_MRI_ZSR.py"}
+TASKS = {"SVCT": "CT", "LACT": "CT", "ZSR": "MR"}
+SLICE_AXIS = {"CT": 0, "MR": 1}    # of [D, H, W], along which the prior's slices are stacked
+
+FILE_FLAGS = ("checkpoint-path", "config-path", "geometry", "projections", "flat", "dark")
+SET_ELSEWHERE = {"data": "a volume's path", "slice-begin": "a volume's slices", "slice-end": "a volume's slices",
+                 "recon-size": "a volume's size", "task": "a task's task", "degree": "a task's degree",
+                 "seed": "seeds", "output-dir": "--output"}
+MEASUREMENT_FLAGS = ("sino-noise", "geometry", "projections", "flat", "dark", "i0")
+
+BASELINES = {"FBP-FV": "FDK of all views", "FBP-LV": "FDK", "IR": "SIRT", "ATy": "pseudo-inverse"}
+VIEWS = ("axial", "coronal", "sagittal")
+
+# The tables of results.md: a metric's name, title and digits; those of the first with the differences.
+MAIN = {"psnr": ("PSNR dB", 2), "ssim": ("SSIM", 4), "inter_slice_error": ("inter-slice error", 5),
+        "seconds": ("seconds", 0), "peak_memory_gb": ("peak memory GB", 2)}
+BY_VIEW = {f"{view}_{metric}": (f"{metric.upper()} {view}", digits)
+           for metric, digits in (("psnr", 2), ("ssim", 4)) for view in VIEWS}
+DIFFERENCES = ("psnr", "ssim", "inter_slice_error")
+
+
+# The grid -----------------------------------------------------------------------------------------
+
+def _whole(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _list_of(value, test) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(test, value)) and len(set(value)) == len(value)
+
+
+# What a value may be: how an error calls it, and the test.
+SECTION = "a section with keys", lambda value: isinstance(value, dict)
+ITEMS = "a section with one item or more", lambda value: isinstance(value, dict) and bool(value)
+TEXT = "a text", lambda value: isinstance(value, str) and bool(value)
+NAMES = "a list of different names", lambda value: _list_of(value, lambda name: isinstance(name, str))
+SEEDS = "a list of different whole numbers", lambda value: _list_of(value, _whole)
+COUNT = "a whole number of 1 or more", lambda value: _whole(value) and value > 0
+YES = "true or false", lambda value: isinstance(value, bool)
+RANGE = "[begin, end], whole numbers", lambda value: _list_of(value, _whole) and len(value) == 2
+FLAG_VALUE = "a number, a text, true or false, or null (flag left out)", \
+    lambda value: value is None or isinstance(value, (str, int, float))
+FLAG_VALUES = "a list of different values", lambda value: _list_of(value, FLAG_VALUE[1])
+MODALITY = "CT or MR", lambda value: isinstance(value, str) and value in ENTRIES
+TASK = " or ".join(TASKS), lambda value: isinstance(value, str) and value in TASKS
+
+GRID = {"volumes": ITEMS, "tasks": ITEMS, "variants": ITEMS, "seeds": SEEDS, "flags": SECTION,
+        "modalities": SECTION, "keep": NAMES}
+VOLUME = {"modality": MODALITY, "path": TEXT, "slices": RANGE, "size": COUNT, "flags": SECTION}
+TASK_KEYS = {"task": TASK, "degree": COUNT, "flags": SECTION, "volumes": NAMES}
+VARIANT = {"flags": SECTION, "baseline": YES, "against": TEXT, "samples": COUNT, "sweep": SECTION, "seeds": SEEDS,
+           "modality": MODALITY, "tasks": NAMES, "volumes": NAMES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A variant on a volume and a task: a row of the table, and one run for every seed."""
+
+    volume: str
+    task: str
+    variant: str
+    modality: str           # CT or MR
+    entry: Path             # the program to run
+    flags: dict             # its flags without dashes -> text, all but seed and output-dir
+    identity: str           # of program and flags, with the content of files instead of their names
+    seeds: tuple
+    samples: int            # how many posterior samples to average; 1: no mean
+    against: str | None     # the variant to compare with
+
+    def __str__(self):
+        return f"{self.volume}, {self.task}, {self.variant}"
+
+    def key(self, seed: int) -> str:
+        """Names what a run depends on; runs that agree in that are one run, whatever their variant is called."""
+        return hashlib.sha256(f"{self.identity} seed {seed}".encode()).hexdigest()[:16]
+
+    def sample_seeds(self) -> tuple:
+        """The first ``samples`` of the seeds, and where those are too few the numbers after the largest."""
+        if self.samples < 2:
+            return ()
+        after = max(self.seeds) + 1
+        return (*self.seeds, *range(after, after + self.samples))[:self.samples]
+
+
+@dataclass(frozen=True)
+class Grid:
+    cells: tuple
+    baseline: str | None    # the variant that is marked as baseline
+    keep: tuple | None      # which files of a run to keep besides settings and metrics; None: all
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"line {node.start_mark.line + 1}: the key {name!r} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_grid(path: str | Path, root: Path, samples: int = 1) -> Grid:
+    """Read and check a grid; relative paths in it start at ``root``, ``${NAME}`` is taken from the environment.
+
+    ``samples`` is for the variants that don't say themselves. Raises ValueError in one line that names the place
+    and what is accepted, OSError when a file cannot be read.
+    """
+    try:
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"not a YAML file ({' '.join(str(error).split())})") from None
+    _check("the grid", tree, GRID, required=("volumes", "tasks", "variants", "seeds"))
+    modalities = tree.get("modalities", {})
+    _check("modalities", modalities, dict.fromkeys(ENTRIES, SECTION))
+    for name, item in modalities.items():
+        _check(f"modalities.{name}", item, {"entry": TEXT, "flags": SECTION})
+    _check_items("volumes", tree["volumes"], VOLUME, required=("modality", "path"))
+    _check_items("tasks", tree["tasks"], TASK_KEYS, required=("task",))
+    _check_items("variants", tree["variants"], VARIANT)
+    for where, names in (("tasks", ("volumes",)), ("variants", ("tasks", "volumes"))):
+        for name, item in tree[where].items():
+            for other in names:
+                for missing in set(item.get(other, ())) - set(tree[other]):
+                    raise ValueError(f"{where}.{name}.{other}: {missing!r}; accepted: {', '.join(tree[other])}")
+    for where, item in [("", tree), *((f"{section}.{name}.", item) for section in
+                                      ("modalities", "volumes", "tasks", "variants")
+                                      for name, item in tree.get(section, {}).items())]:
+        _check_flags(f"{where}flags", item.get("flags", {}), where.startswith("variants."))
+    for name, item in tree["volumes"].items():
+        if item["modality"] != "CT" and "size" in item:
+            raise ValueError(f"volumes.{name}: size is for CT; {item['modality']} volumes keep theirs")
+    variants, baseline = _variants(tree["variants"])
+
+    digests, cells = {}, []
+    for volume, task, variant in itertools.product(tree["volumes"], tree["tasks"], variants):
+        scan, problem, settings = tree["volumes"][volume], tree["tasks"][task], variants[variant]
+        modality = scan["modality"]
+        if (TASKS[problem["task"]] != modality or settings.get("modality", modality) != modality
+                or volume not in problem.get("volumes", [volume]) or volume not in settings.get("volumes", [volume])
+                or task not in settings.get("tasks", [task])):
+            continue
+        own = modalities.get(modality, {})
+        flags = {"data": scan["path"], **tree.get("flags", {}), **own.get("flags", {}), **scan.get("flags", {}),
+                 "task": problem["task"], "degree": problem.get("degree"), "recon-size": scan.get("size"),
+                 **dict(zip(("slice-begin", "slice-end"), scan.get("slices", ()))),
+                 **problem.get("flags", {}), **settings.get("flags", {})}
+        entry = _file("entry", own.get("entry", ENTRIES[modality]), root)
+        flags, identity = _resolve(flags, root, digests)
+        cell = Cell(volume=volume, task=task, variant=variant, modality=modality, entry=entry, flags=flags,
+                    identity=f"{entry.relative_to(root) if entry.is_relative_to(root) else entry} {identity}",
+                    seeds=tuple(settings.get("seeds", tree["seeds"])), samples=settings.get("samples", samples),
+                    against=settings["against"])
+        if cell.samples > 1 and flags.get("sino-noise", "0") not in ("0", "0.0"):
+            raise ValueError(f"variants.{variant}: {cell.samples} samples of a measurement with --sino-noise "
+                             f"{flags['sino-noise']}: the seed draws that noise too, so the mean would be of several "
+                             "measurements; accepted: samples without sino-noise")
+        cells.append(cell)
+    for where, names in (("volume", tree["volumes"]), ("task", tree["tasks"]), ("variant", variants)):
+        for name in names:
+            if all(getattr(cell, where) != name for cell in cells):
+                raise ValueError(f"{where}s.{name}: nothing to run; no other part of the grid goes with it")
+    keep = tuple(tree["keep"]) if "keep" in tree else None
+    averaged = any(cell.samples > 1 for cell in cells)
+    if keep is not None and averaged and not {"GT.nii.gz", "recon.nii.gz"} <= set(keep):
+        raise ValueError("keep: GT.nii.gz and recon.nii.gz are needed for the mean of samples")
+    return Grid(tuple(cells), baseline, keep)
+
+
+def _check(where: str, tree, kinds: dict, required=()) -> None:
+    if not SECTION[1](tree):
+        raise ValueError(f"{where}: {tree!r}; accepted: a section with the keys {', '.join(kinds)}")
+    for key, value in tree.items():
+        if key not in kinds:
+            raise ValueError(f"{where}: unknown key {key!r}; accepted: {', '.join(kinds)}")
+        words, test = kinds[key]
+        if not test(value):
+            raise ValueError(f"{where}: {key}: {value!r}; accepted: {words}")
+    for key in required:
+        if key not in tree:
+            raise ValueError(f"{where}: {key} is missing")
+
+
+def _check_items(section: str, items: dict, kinds: dict, required=()) -> None:
+    for name, item in items.items():
+        if not TEXT[1](name):
+            raise ValueError(f"{section}: the name {name!r}; accepted: a text (in quotes)")
+        _check(f"{section}.{name}", item, kinds, required)
+
+
+def _check_flags(where: str, flags: dict, of_variant: bool) -> None:
+    for name, value in flags.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name):
+            raise ValueError(f"{where}: {name!r}; accepted: a flag's name without the dashes before it")
+        if name in SET_ELSEWHERE:
+            raise ValueError(f"{where}: {name} is set by {SET_ELSEWHERE[name]}")
+        if of_variant and name in MEASUREMENT_FLAGS:
+            raise ValueError(f"{where}: {name} changes the measurement, which the variants share; accepted in the "
+                             "flags of a task, a volume or the grid")
+        if not FLAG_VALUE[1](value):
+            raise ValueError(f"{where}: {name}: {value!r}; accepted: {FLAG_VALUE[0]}")
+
+
+def _variants(items: dict) -> tuple[dict, str | None]:
+    """One variant for every combination of the values of its sweep, and the name of the baseline."""
+    variants = {}
+    for name, item in items.items():
+        sweep = item.get("sweep", {})
+        for flag, values in sweep.items():
+            if not FLAG_VALUES[1](values):
+                raise ValueError(f"variants.{name}.sweep: {flag}: {values!r}; accepted: {FLAG_VALUES[0]}")
+        _check_flags(f"variants.{name}.sweep", dict.fromkeys(sweep), of_variant=True)
+        if sweep and item.get("baseline"):
+            raise ValueError(f"variants.{name}: baseline: true with a sweep; accepted: one set of flags")
+        for values in itertools.product(*sweep.values()):
+            swept = dict(zip(sweep, values))
+            suffix = "".join(f", {flag} {_text(value)}" for flag, value in swept.items())
+            if name + suffix in variants:
+                raise ValueError(f"variants.{name}: there are two variants {name + suffix!r}")
+            variants[name + suffix] = item | {"flags": item.get("flags", {}) | swept, "suffix": suffix}
+    marked = [name for name, item in variants.items() if item.get("baseline")]
+    if len(marked) > 1:
+        raise ValueError(f"variants: {' and '.join(marked)} are both baseline; accepted: one")
+    baseline = marked[0] if marked else None
+    for name, item in variants.items():
+        against = item.get("against", baseline)
+        if against is not None and against + item["suffix"] in variants:    # the same value of the same sweep
+            against += item["suffix"]
+        if against is not None and against not in variants:
+            raise ValueError(f"variants.{name}: against: {against!r}; accepted: {', '.join(variants)}")
+        item["against"] = None if against == name else against
+    return variants, baseline
+
+
+def _text(value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _file(flag: str, text: str, root: Path) -> Path:
+    try:
+        path = root / Path(string.Template(text).substitute(os.environ)).expanduser()
+    except KeyError as error:
+        raise ValueError(f"{flag}: {text}: the environment variable {error.args[0]} is not set") from None
+    except ValueError:
+        raise ValueError(f"{flag}: {text}: accepted are variables as ${{NAME}}, and $$ for a dollar sign") from None
+    if not path.exists():
+        raise ValueError(f"{flag}: {path}: no such file")
+    return path
+
+
+def _resolve(flags: dict, root: Path, digests: dict) -> tuple[dict, str]:
+    """The flags as text, files as absolute paths; and as JSON with the content of the files instead."""
+    flags = {name: _text(value) for name, value in flags.items() if value is not None}
+    content = dict(flags)
+    for name in flags.keys() & {"data", *FILE_FLAGS}:
+        path = _file(name, flags[name], root)
+        if path not in digests:
+            digests[path] = content_digest(path)
+        flags[name], content[name] = str(path), digests[path]
+    return flags, json.dumps(content, sort_keys=True)
+
+
+def content_digest(*paths: Path) -> str:
+    """SHA-256 of the content of files, and of everything below folders with its names there."""
+    total = hashlib.sha256()
+    for path in paths:
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            content = hashlib.sha256()
+            with open(file, "rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    content.update(chunk)
+            total.update(str(file.relative_to(path)).encode() + content.digest())
+    return total.hexdigest()
+
+
+# Posterior samples --------------------------------------------------------------------------------
+
+def average_samples(folders: list, target: Path, modality: str, data: Path, first: dict) -> dict:
+    """Mean and voxel-wise sample standard deviation of the ``recon`` of several runs of one measurement.
+
+    ``folders`` are those of the runs; ``target`` gets ``mean.nii.gz`` and ``std.nii.gz`` in the input's units and
+    place. One sample is in memory at a time (Welford 1962, Technometrics 4, 419-420). Returns the metrics of the
+    mean, as `utils.metrics.evaluate` gives them for a run: in the prior's unit range, which is `CT_WINDOW` for CT
+    and the range of the whole input file ``data`` for MRI. ``first`` are the metrics that the first run reported;
+    ValueError when they do not come out again here, since the figures of the mean were then not comparable.
+    """
+    # Heavy, and only needed here: runs are started from a small process, as its size counts into theirs.
+    import numpy as np
+    import torch
+
+    from utils.metrics import evaluate
+    from utils.volume import CT_WINDOW, read_volume, write_volume
+
+    if modality == "CT":
+        low, high = CT_WINDOW
+    else:
+        scan = read_volume(data).array
+        low, high = float(scan.min()), float(scan.max())
+
+    def metrics(array):
+        return evaluate(*(torch.from_numpy(((x - low) / (high - low)).astype(np.float32)) for x in (array, truth)),
+                        SLICE_AXIS[modality])
+
+    truth = read_volume(folders[0] / "GT.nii.gz").array
+    for count, folder in enumerate(folders, 1):
+        sample = read_volume(folder / "recon.nii.gz")
+        if count == 1:
+            found = metrics(sample.array)
+            for name in ("psnr", "ssim", "inter_slice_error"):
+                if first[name] is not None and not np.isclose(found[name], first[name], rtol=1e-3):
+                    raise ValueError(f"{folder}: {name} of recon.nii.gz is {found[name]:g}, its metrics.json says "
+                                     f"{first[name]:g}; the mean would not be comparable")
+            mean, squares = np.zeros(truth.shape), np.zeros(truth.shape)
+        step = sample.array - mean
+        mean += step / count
+        squares += step * (sample.array - mean)
+    target.mkdir(parents=True, exist_ok=True)
+    write_volume(target / "mean.nii.gz", sample.with_array(mean))
+    write_volume(target / "std.nii.gz", sample.with_array(np.sqrt(squares / (count - 1))))
+    return metrics(mean.astype(np.float32))
+
+
+# The tables ---------------------------------------------------------------------------------------
+
+def tabulate(grid: Grid, done, mean_made) -> list[dict]:
+    """The rows: for every volume and task the baselines of its measurement, the variants, the means of samples.
+
+    ``done`` gives the record of a run by its key, ``mean_made`` that of a cell's mean, both None where there is
+    none. A row has ``row`` (its title), ``kind`` (baseline, variant or mean), ``runs``, ``against`` (the variant
+    compared with), ``pairs``, ``folder`` (of a mean), and what `statistics` gives.
+    """
+    groups = {}
+    for cell in grid.cells:
+        groups.setdefault((cell.volume, cell.task), []).append(cell)
+    rows = []
+    for (volume, task), cells in groups.items():
+        for row in _group_rows(cells, grid.baseline, done, mean_made):
+            rows.append({"volume": volume, "task": task, **row})
+    return rows
+
+
+def _group_rows(cells: list[Cell], baseline: str | None, done, mean_made):
+    runs = {cell.variant: {seed: record for seed in (*cell.seeds, *cell.sample_seeds())
+                           if (record := done(cell.key(seed)))} for cell in cells}
+    values = {variant: {seed: figures(record) for seed, record in own.items()} for variant, own in runs.items()}
+    measured = {}    # the baselines of the measurement, for every seed from the first variant that ran it
+    for cell in cells:
+        for seed in cell.seeds:
+            for name in runs[cell.variant][seed]["metrics"] if seed in runs[cell.variant] else ():
+                if name != "recon":
+                    measured.setdefault(name, {}).setdefault(seed, figures(runs[cell.variant][seed], name))
+    for name, own in measured.items():
+        yield _row("baseline", BASELINES.get(name, name), own, baseline, values)
+    for cell in cells:
+        own = {seed: values[cell.variant][seed] for seed in cell.seeds if seed in values[cell.variant]}
+        yield _row("variant", cell.variant, own, cell.against, values)
+        if record := mean_made(cell) if cell.sample_seeds() else None:
+            mean = figures(record)
+            row = _row("mean", f"{cell.variant}, mean of {cell.samples} samples",
+                       dict.fromkeys(cell.sample_seeds(), mean), cell.against, values)
+            # One volume, compared with the runs of all its seeds: it has no spread of its own.
+            yield row | {"folder": record["folder"]} | {f"{metric}_spread": None for metric in (*MAIN, *BY_VIEW)}
+
+
+def _row(kind: str, title: str, own: dict, against: str | None, values: dict) -> dict:
+    reference = values.get(against, {})
+    pairs = [(own[seed], reference[seed]) for seed in own if seed in reference]
+    return {"row": title, "kind": kind, "runs": len(own), "against": against if pairs else "", "pairs": len(pairs),
+            "folder": "", **statistics(list(own.values()), pairs)}
+
+
+def figures(record: dict, name: str = "recon") -> dict:
+    """The metrics of one volume of a run, flat; of its reconstruction also what the run took."""
+    metrics = record["metrics"][name]
+    values = {key: metrics.get(key) for key in DIFFERENCES}
+    values |= {f"{view}_{key}": metrics.get(view, {}).get(key) for key in ("psnr", "ssim") for view in VIEWS}
+    return values | ({key: record[key] for key in ("seconds", "peak_memory_gb")} if name == "recon" else {})
+
+
+def statistics(own: list, pairs: list) -> dict:
+    """Mean and sample standard deviation of every metric, and of the differences within ``pairs``."""
+    result = {}
+    for metric in (*MAIN, *BY_VIEW):
+        numbers = [values[metric] for values in own if values.get(metric) is not None]
+        differences = [ours[metric] - theirs[metric] for ours, theirs in pairs
+                       if ours.get(metric) is not None and theirs.get(metric) is not None]
+        for suffix, sample in (("", numbers), ("_difference", differences)):
+            result[f"{metric}{suffix}"] = fmean(sample) if sample else None
+            result[f"{metric}{suffix}_spread"] = stdev(sample) if len(sample) > 1 else None
+    return result
+
+
+def write_results(output: Path, name: str, grid: Grid, rows: list, known: dict, failures: list) -> None:
+    """Write results.json, results.csv and results.md; ``known`` has the records of all runs by their keys."""
+    runs = [{"volume": cell.volume, "task": cell.task, "variant": cell.variant, "seed": seed,
+             **known[cell.key(seed)]} for cell in grid.cells
+            for seed in sorted({*cell.seeds, *cell.sample_seeds()}) if cell.key(seed) in known]
+    with complete_file(output / "results.json") as partial:
+        partial.write_text(json.dumps({"grid": name, "baseline": grid.baseline, "rows": rows, "runs": runs,
+                                       "failures": failures}, indent=2) + "\n", encoding="utf-8")
+    with complete_file(output / "results.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
+        table = csv.DictWriter(stream, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    programs = {run["program"] for run in runs if run["state"] == "done"}
+    with complete_file(output / "results.md") as partial:
+        partial.write_text(markdown(name, grid.baseline, rows, failures, len(programs)), encoding="utf-8")
+
+
+def markdown(name: str, baseline: str | None, rows: list, failures: list, programs: int) -> str:
+    lines = [f"# {name}", "", "Mean ± sample standard deviation over the runs (one a seed)."]
+    if any(row["against"] for row in rows):
+        lines[-1] += (" Δ: paired difference, of the same volume, task and seed, "
+                      + (f"to **{baseline}** where the row names no other variant." if baseline else
+                         "to the variant that the row names."))
+    lines[-1] += (" Seconds and peak memory (the host's, not a GPU's) are of a whole process, with start-up and "
+                  "baselines; seconds of a mean of samples are those of all its runs.")
+    if programs > 1:
+        lines += ["", f"**The runs were made by {programs} versions of the source code.**"]
+    for volume, task in dict.fromkeys((row["volume"], row["task"]) for row in rows):
+        own = [row for row in rows if (row["volume"], row["task"]) == (volume, task)]
+        lines += ["", f"## {volume}, {task}"]
+        for metrics, differences in ((MAIN, DIFFERENCES), (BY_VIEW, ())):
+            titles = ["", "runs"]
+            for metric, (title, _) in metrics.items():
+                titles += [title] + ["Δ"] * (metric in differences)
+            lines += ["", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+            for row in own:
+                other = row["against"] if row["against"] != baseline else ""
+                parts = [row["row"].replace("|", "\\|") + f" (Δ to {other})" * bool(other), str(row["runs"])]
+                for metric, (_, digits) in metrics.items():
+                    parts.append(shown(row, metric, f".{digits}f"))
+                    if metric in differences:
+                        parts.append(shown(row, f"{metric}_difference", f"+.{digits}f"))
+                lines.append(f"| {' | '.join(parts)} |")
+        lines += [f"\n{row['row']}: `{row['folder']}`" for row in own if row["folder"]]
+    if failures:
+        lines += ["", "## Failed, tried again at the next start", "", *(f"- {failure}" for failure in failures)]
+    return "\n".join(lines) + "\n"
+
+
+def shown(row: dict, name: str, form: str) -> str:
+    if row[name] is None:
+        return "–"
+    spread = row[f"{name}_spread"]
+    return f"{row[name]:{form}}" + (f" ± {spread:{form.lstrip('+')}}" if spread is not None else "")
