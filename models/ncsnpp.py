@@ -13,6 +13,7 @@ from models.layers import (FIR, Attention, GaussianFourierProjection, PyramidDow
 SUPPORTED = {
     "training.sde": ("vesde",),
     "training.continuous": (True,),
+    "training.preconditioning": ("none", "edm"),
     "data.num_channels": (1,),
     "data.is_complex": (False,),
     "data.is_multi": (False,),
@@ -54,9 +55,14 @@ def check_config(config) -> None:
     if size < 1 or size % 2 ** (len(model.ch_mult) - 1):
         raise ValueError(f"data.image_size: {size} cannot be halved {len(model.ch_mult) - 1} times; "
                          f"accepted: multiples of {2 ** (len(model.ch_mult) - 1)}")
+    if config.training.preconditioning == "edm" and not model.scale_by_sigma:
+        raise ValueError("model.scale_by_sigma: False is not supported with training.preconditioning: edm; accepted: True")
     if not 0 < model.sigma_min < model.sigma_max:
         raise ValueError(f"model.sigma_min, model.sigma_max: {model.sigma_min}, {model.sigma_max}; "
                          "accepted: 0 < sigma_min < sigma_max")
+
+
+SIGMA_DATA = 0.5    # of images in [-1, 1] (Karras et al. 2022)
 
 
 class NCSNpp(nn.Module):
@@ -69,6 +75,11 @@ class NCSNpp(nn.Module):
     ``data.image_size``), sigma [B]; returns [B, 1, H, W]. Intensities of x's clean image lie in [0, 1]
     (``data.centered: false``) or [-1, 1] (true).
 
+    With ``training.preconditioning: edm`` the layers F see and give images of unit variance at every noise level
+    (Karras et al. 2022, table 1): with x and sigma scaled to intensities in [-1, 1], whose standard deviation is
+    taken as `SIGMA_DATA`, D(x) = c_skip x + c_out F(c_in x), and s = (D(x) - x) / sigma^2. The parameters are the
+    same, not their values.
+
     Raises ValueError for a config value outside what is built, naming the key.
     """
 
@@ -78,6 +89,7 @@ class NCSNpp(nn.Module):
         model, image = config.model, config.data.num_channels
         self.centered = config.data.centered
         self.scale_by_sigma = model.scale_by_sigma
+        self.edm = config.training.preconditioning == "edm"
         self.progressive = model.progressive
         self.progressive_input = model.progressive_input
         self.multiple = 2 ** (len(model.ch_mult) - 1)
@@ -139,10 +151,28 @@ class NCSNpp(nn.Module):
     def forward(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         if x.shape[-1] % self.multiple or x.shape[-2] % self.multiple:
             raise ValueError(f"image of {x.shape[-2]} x {x.shape[-1]}: both must be multiples of {self.multiple}")
-        layer = iter(self.all_modules)
-        if not self.centered:
-            x = 2 * x - 1
+        stretch = 1 if self.centered else 2     # from the image's intensities to [-1, 1]
+        x = x if self.centered else 2 * x - 1
+        levels = sigma[:, None, None, None]
+        if self.edm:
+            deviation = torch.sqrt((stretch * levels)**2 + SIGMA_DATA**2)
+            x = x / deviation
+            return (SIGMA_DATA / levels * self._layers(x, sigma) - stretch * x) / deviation
+        output = self._layers(x, sigma)
+        return output / levels if self.scale_by_sigma else output
 
+    def loss_weight(self, sigma: torch.Tensor) -> torch.Tensor:
+        """Weight of |sigma s + eps|^2 in training at each of the levels [B], for targets of unit variance.
+
+        1 for the plain network, whose target is -eps; with EDM preconditioning 1 + (sigma / SIGMA_DATA)^2, which makes
+        it the error of the layers' own target (Karras et al. 2022, equation 8).
+        """
+        stretch = 1 if self.centered else 2
+        return 1 + (stretch * sigma / SIGMA_DATA)**2 if self.edm else torch.ones_like(sigma)
+
+    def _layers(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The image that the layers make of x."""
+        layer = iter(self.all_modules)
         temb = next(layer)(torch.log(sigma))
         temb = next(layer)(temb)
         temb = next(layer)(F.silu(temb))
@@ -181,7 +211,7 @@ class NCSNpp(nn.Module):
                 h = next(layer)(h, temb)
         if self.progressive == "none":
             output = _to_image(layer, h)
-        return output / sigma[:, None, None, None] if self.scale_by_sigma else output
+        return output
 
 
 def _to_image(layer, h: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ WHOLES, NUMBERS = "a list of whole numbers", "a list of numbers"
 # Every key of a config and the type of its value. Kept for the published files, and without effect here:
 # seed, training.reduce_mean, data.dataset, data.save_path, model.beta_min, model.beta_max.
 KEYS = {
-    "training": {"continuous": FLAG, "reduce_mean": FLAG, "sde": TEXT},
+    "training": {"continuous": FLAG, "reduce_mean": FLAG, "sde": TEXT, "preconditioning": TEXT},
     "sampling": {"n_steps_each": WHOLE, "noise_removal": FLAG, "probability_flow": FLAG, "snr": NUMBER,
                  "method": TEXT, "predictor": TEXT, "corrector": TEXT},
     "data": {"dataset": TEXT, "save_path": TEXT, "image_size": WHOLE, "num_channels": WHOLE,
@@ -24,6 +24,8 @@ KEYS = {
               "init_scale": NUMBER, "fourier_scale": NUMBER, "conv_size": WHOLE, "dropout": NUMBER,
               "embedding_type": TEXT},
 }
+
+SEED, OPTIONAL = 42, {"training": {"preconditioning": "none"}}      # what the published files do not say
 
 # The sampler's settings that are built; other values are refused rather than ignored.
 SAMPLING = {"noise_removal": True, "probability_flow": False, "method": "pc",
@@ -58,12 +60,14 @@ def load_config(path: str | Path) -> ConfigDict:
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: expected the sections {', '.join(KEYS)}")
     _compare_names(path, "", tree, [*KEYS, "seed"], optional=["seed"])
-    if not CHECKS[WHOLE](tree.setdefault("seed", 42)):
+    if not CHECKS[WHOLE](tree.setdefault("seed", SEED)):
         raise ValueError(f"{path}: seed: {tree['seed']!r}; expected {WHOLE}")
     for section, keys in KEYS.items():
         if not isinstance(tree[section], dict):
             raise ValueError(f"{path}: {section}: expected a section with keys")
-        _compare_names(path, f"{section}.", tree[section], keys)
+        optional = OPTIONAL.get(section, {})
+        _compare_names(path, f"{section}.", tree[section], keys, optional)
+        tree[section] = optional | tree[section]
         for key, kind in keys.items():
             if not CHECKS[kind](tree[section][key]):
                 raise ValueError(f"{path}: {section}.{key}: {tree[section][key]!r}; expected {kind}")

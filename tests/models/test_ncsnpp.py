@@ -64,7 +64,7 @@ def test_every_architecture_uses_all_its_parameters(config, progressive, progres
     ("model", "resblock_type", "ddpm"), ("model", "progressive", "residual"), ("model", "fir", False),
     ("model", "conv_size", 5), ("model", "fir_kernel", [1, 2, 1]), ("model", "nf", 10), ("model", "ch_mult", []),
     ("model", "num_res_blocks", 0), ("model", "sigma_min", 500), ("data", "num_channels", 3),
-    ("data", "image_size", 33), ("training", "sde", "vpsde"), ("model", "nf", 36),
+    ("data", "image_size", 33), ("training", "sde", "vpsde"), ("model", "nf", 36), ("training", "preconditioning", "vp"),
     ("model", "fir_kernel", [0, 0, 0, 0]), ("model", "ema_rate", 7.0),
 ])
 def test_a_config_outside_what_is_built_is_named(config, section, key, value):
@@ -76,3 +76,28 @@ def test_a_config_outside_what_is_built_is_named(config, section, key, value):
 def test_an_image_that_the_levels_do_not_divide_is_refused(config):
     with pytest.raises(ValueError, match="16 x 18.*multiples of 4"):
         NCSNpp(config)(torch.zeros(1, 1, 16, 18), torch.ones(1))
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_edm_preconditioning_denoises_as_its_formula_says(config, centered):
+    """Karras et al. 2022, table 1, on intensities in [-1, 1], around whatever the layers answer."""
+    config.training.preconditioning, config.data.centered = "edm", centered
+    network = NCSNpp(config).eval()
+    answer = torch.randn(3, 1, 16, 16)
+    network._layers = lambda x, sigma: answer * x.std()
+    x0, eps, sigma = torch.rand(3, 1, 16, 16), torch.randn(3, 1, 16, 16), torch.tensor([0.01, 0.7, 50.0])
+    to_unit = (lambda image: image) if centered else (lambda image: 2 * image - 1)
+    level = sigma[:, None, None, None]
+    s, x = level * (1 if centered else 2), to_unit(x0 + level * eps)
+    skip, out, into = 0.25 / (s**2 + 0.25), s * 0.5 / (s**2 + 0.25).sqrt(), 1 / (s**2 + 0.25).sqrt()
+    layers = answer * (into * x).std()
+    denoised = skip * x + out * layers
+    score = network(x0 + level * eps, sigma)
+    torch.testing.assert_close(to_unit(x0 + level * eps + level**2 * score), denoised, rtol=1e-4, atol=1e-4)
+    target = (to_unit(x0) - skip * x) / out
+    weighted = network.loss_weight(sigma)[:, None, None, None] * (level * score + eps).square()
+    torch.testing.assert_close(weighted, (layers - target).square(), rtol=1e-2, atol=1e-4)
+
+
+def test_the_plain_network_weighs_all_levels_alike(config):
+    assert NCSNpp(config).loss_weight(torch.tensor([0.01, 50.0])).tolist() == [1, 1]

@@ -73,3 +73,9 @@ def test_levels_beyond_the_priors_are_refused(data_dir):
     for sigma_min, sigma_max in ((0.009, 1), (0.01, 379)):
         with pytest.raises(ValueError, match="this prior knows 0.01 to 378"):
             check_levels(config, sigma_min, sigma_max)
+
+
+def test_preconditioning_may_be_left_out(tmp_path, tree):
+    assert load_config(write(tmp_path / "config.yaml", tree)).training.preconditioning == "none"
+    tree["training"]["preconditioning"] = "edm"
+    assert load_config(write(tmp_path / "config.yaml", tree)).training.preconditioning == "edm"
