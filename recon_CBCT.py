@@ -101,13 +101,13 @@ def main(argv=None) -> None:
 
     # 4. Reconstruction.
     if args.method == "ADMM-TV":
-        x = admm_tv(operator, y, callback=run.watch(OUTER, "ADMM steps"))
+        x = admm_tv(operator, y, lam=args.w_tv, callback=run.watch(OUTER, "ADMM steps"))
     else:
         consistency = (dds(operator, y, args.num_cg, args.w_tik, weights, args.w_dz) if args.method == "DDS" else
                        ddnm(operator, y))
         guidance = dps(score, operator, y, args.w_dps, weights) if args.w_dps else None
-        x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method, guidance=guidance,
-                   x_init=initial if args.use_init else None,
+        x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method, eta=args.eta,
+                   guidance=guidance, x_init=initial if args.use_init else None,
                    final_sigma=args.sigma_min if args.method == "DDS" else None, callback=run.watch(args.NFE))
     run.save("recon", x)
     run.finish()

@@ -78,8 +78,8 @@ def main(argv=None) -> None:
     consistency = (dds(operator, y, args.num_cg, args.w_tik, w_dz=args.w_dz) if args.method == "DDS" else
                    ddnm(operator, y))
     guidance = dps(score, operator, y, args.w_dps) if args.w_dps else None
-    x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method, guidance=guidance,
-               x_init=initial if args.use_init else None, callback=run.watch(args.NFE))
+    x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method, eta=args.eta,
+               guidance=guidance, x_init=initial if args.use_init else None, callback=run.watch(args.NFE))
     run.save("recon", x)
     run.finish()
 

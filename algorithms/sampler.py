@@ -6,7 +6,7 @@ from algorithms.schedule import as_levels
 
 
 @torch.no_grad()
-def sample(score, consistency, noise, sigmas, *, renoise_method, guidance=None, x_init=None,
+def sample(score, consistency, noise, sigmas, *, renoise_method, eta=None, guidance=None, x_init=None,
            final_sigma=None, callback=None):
     """Reconstruct a stack of slices by posterior sampling with a 2D diffusion prior.
 
@@ -19,6 +19,7 @@ def sample(score, consistency, noise, sigmas, *, renoise_method, guidance=None, 
         noise: function () -> [n, 1, H, W], from algorithms.noise; it sets shape and device.
         sigmas: noise levels, falling, each above 0.
         renoise_method: one of algorithms.renoise.METHODS.
+        eta: its share of new noise, for the methods that have one; None is their own.
         guidance: function (x, x0, sigma) -> correction, from algorithms.guidance; it is subtracted from x0
             before consistency, which has the last word. As every re-noising rule is x0 plus noise, that is
             the same as from the x of the next level, where DPS has it. None does nothing.
@@ -49,7 +50,7 @@ def sample(score, consistency, noise, sigmas, *, renoise_method, guidance=None, 
         if callback:
             callback({"level": i, "sigma": sigma, "x0": x0})
         if i + 1 < len(sigmas):
-            x = renoise(renoise_method, x0, s, noise(), sigma, sigmas[i + 1])
+            x = renoise(renoise_method, x0, s, noise(), sigma, sigmas[i + 1], eta)
     if final_sigma is not None:
         x0 = x0 + final_sigma**2 * score(x0, final_sigma)
     return x0

@@ -44,7 +44,7 @@ else:
     view = {"psnr": 1.0, "ssim": None}
     level = float(flags.get("--level", 0))
     def metrics(psnr):
-        return {"psnr": psnr, "ssim": psnr / 100, "inter_slice_error": 1 / psnr, "axial": view, "coronal": view,
+        return {"psnr": psnr, "ssim": psnr / 100, "inter_slice_error": 1 / psnr, "sharpness": 2 / psnr, "axial": view, "coronal": view,
                 "sagittal": {"psnr": 2 * psnr, "ssim": None}}
     with open(os.path.join(folder, "metrics.json"), "w") as file:
         json.dump({"FBP-LV": metrics(10.0), "IR": metrics(20.0 + seed), "recon": metrics(level + seed**2)}, file)
@@ -137,6 +137,7 @@ def test_every_run_once_and_the_numbers_of_the_tables(study, capsys):
         for metric, values, against in (
                 ("psnr", psnr, less), ("ssim", [p / 100 for p in psnr], less and [p / 100 for p in less]),
                 ("inter_slice_error", [1 / p for p in psnr], less and [1 / p for p in less]),
+                ("sharpness", [2 / p for p in psnr], less and [2 / p for p in less]),
                 ("sagittal_psnr", [2 * p for p in psnr], less and [2 * p for p in less])):
             assert row[metric] == pytest.approx(sum(values) / 3, rel=1e-12), (name, metric)
             assert row[f"{metric}_spread"] == pytest.approx(stdev(values), rel=1e-12, abs=1e-12)
@@ -347,7 +348,7 @@ def test_mean_and_deviation_of_samples(study, modality):
     assert np.allclose(deviation.array, stack.std(0, ddof=1) * scale, rtol=0, atol=1e-6 * scale)
     assert (mean.spacing, mean.origin, mean.direction) == tuple(place.values())
     expected = metrics(stack.mean(0))
-    for metric in ("psnr", "ssim", "inter_slice_error"):
+    for metric in ("psnr", "ssim", "inter_slice_error", "sharpness"):
         assert row[metric] == pytest.approx(expected[metric], rel=1e-4), metric
     assert row["coronal_ssim"] == pytest.approx(expected["coronal"]["ssim"], rel=1e-4)
     singles = [metrics(samples[seed])["psnr"] for seed in (3, 1)]

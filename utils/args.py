@@ -12,6 +12,8 @@ from pathlib import Path
 METHODS = {"CBCT": ("DDS", "DDNM", "ADMM-TV", "uncondition"), "ZSR": ("DDS", "DDNM", "uncondition")}
 NOISE_CONTROLS = ("SLERP", "None", "shared", "GP", "zero")
 NOISE_LENGTH = 20.0     # mm
+W_TV = 3.0
+RENOISE_METHODS_WITH_ETA = ("DDS", "DiffPIR")
 RENOISE_METHODS = ("DDPM", "DDIM", "DDS", "DiffPIR")
 WEIGHTS = ("none", "poisson")
 PROJECTORS = ("auto", "native", "torch_radon", "astra")
@@ -159,6 +161,9 @@ def build_parser(problem: str) -> argparse.ArgumentParser:
     add("--w-tik", type=number(float, 0), default=0.0, metavar="W", help="weight of the Tikhonov term (DDS)")
     add("--w-dz", type=number(float, 0), default=0.0, metavar="W",
         help=f"weight of total variation from slice to slice, along {'z' if ct else 'y'} (DDS)")
+    if ct:
+        add("--w-tv", type=number(float, 0), metavar="W",
+            help=f"weight of the total variation within slices (default: {W_TV:g}); ADMM-TV only")
     add("--w-dps", type=number(float, 0), default=0.0, metavar="W",
         help="weight of the posterior-sampling gradient (DDS, DDNM)")
     add("--sigma-max", type=number(float, above=0), default=378.0, metavar="S",
@@ -171,6 +176,8 @@ def build_parser(problem: str) -> argparse.ArgumentParser:
         help=f"distance over which GP noise stays alike (default: {NOISE_LENGTH:g}); GP only")
     add("--renoise-method", type=one_of(*RENOISE_METHODS), default="DDPM",
         metavar=f"{{{','.join(RENOISE_METHODS)}}}", help="how a level's estimate is noised to the next level (DDS, DDNM)")
+    add("--eta", type=number(float, 0, 1), metavar="E",
+        help="share of new noise in DDS (default: 0.85) and DiffPIR (default: 0.5) re-noising")
 
     group = parser.add_argument_group("running")
     add = group.add_argument
@@ -204,6 +211,13 @@ def parse_args(problem: str, argv=None) -> argparse.Namespace:
     elif args.noise_length is not None:
         error(f"--noise-length {args.noise_length:g}: {args.noise_control} noise has no length; accepted with "
               "--noise-control GP")
+    if args.eta is not None and args.renoise_method not in RENOISE_METHODS_WITH_ETA:
+        error(f"--eta {args.eta:g}: {args.renoise_method} has none; accepted with --renoise-method "
+              f"{', '.join(RENOISE_METHODS_WITH_ETA)}")
+    if args.method == "ADMM-TV":
+        args.w_tv = W_TV if args.w_tv is None else args.w_tv
+    elif getattr(args, "w_tv", None) is not None:
+        error(f"--w-tv {args.w_tv:g}: not part of {args.method}; accepted with ADMM-TV")
     for flag, methods in (("weights", ["DDS"]), ("w_tik", ["DDS"]), ("w_dz", ["DDS"]), ("w_dps", ["DDS", "DDNM"])):
         value = getattr(args, flag, "none")
         if value not in (0, "none") and args.method not in methods:

@@ -29,6 +29,7 @@ VIEWS = ("axial", "coronal", "sagittal")
 
 # The tables of results.md: a metric's name, title and digits; those of the first with the differences.
 MAIN = {"psnr": ("PSNR dB", 2), "ssim": ("SSIM", 4), "inter_slice_error": ("inter-slice error", 5),
+        "sharpness": ("sharpness", 3),
         "seconds": ("seconds", 0), "peak_memory_gb": ("peak memory GB", 2)}
 BY_VIEW = {f"{view}_{metric}": (f"{metric.upper()} {view}", digits)
            for metric, digits in (("psnr", 2), ("ssim", 4)) for view in VIEWS}
@@ -388,7 +389,7 @@ def _row(kind: str, title: str, own: dict, against: str | None, values: dict) ->
 def figures(record: dict, name: str = "recon") -> dict:
     """The metrics of one volume of a run, flat; of its reconstruction also what the run took."""
     metrics = record["metrics"][name]
-    values = {key: metrics.get(key) for key in DIFFERENCES}
+    values = {key: metrics.get(key) for key in (*DIFFERENCES, "sharpness")}
     values |= {f"{view}_{key}": metrics.get(view, {}).get(key) for key in ("psnr", "ssim") for view in VIEWS}
     return values | ({key: record[key] for key in ("seconds", "peak_memory_gb")} if name == "recon" else {})
 

@@ -189,3 +189,11 @@ def test_refuses(changed, named):
     arguments = {"sigmas": [2.0, 1.0], "renoise_method": "DDPM", **changed}
     with pytest.raises(ValueError, match=named):
         sample(gaussian_score, keep, source((2, 1, 4, 4)), **arguments)
+
+
+def test_eta_of_one_is_all_new_noise():
+    shape, sigmas = (3, 1, 8, 8), [2.0, 1.0, 0.5]
+    fresh = sample(gaussian_score, keep, source(shape), sigmas, renoise_method="DDPM")
+    same = sample(gaussian_score, keep, source(shape), sigmas, renoise_method="DDS", eta=1)
+    torch.testing.assert_close(same, fresh)
+    assert not torch.equal(sample(gaussian_score, keep, source(shape), sigmas, renoise_method="DDS"), fresh)

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from utils.metrics import evaluate, inter_slice_error
+from utils.metrics import evaluate, inter_slice_error, sharpness
 
 
 def volumes(shape=(12, 16, 20)):
@@ -72,3 +72,15 @@ def test_what_has_no_figure_is_none():
     result = evaluate(truth.clone(), truth)
     assert result["psnr"] is None and result["axial"] == {"psnr": None, "ssim": None}
     assert result["coronal"] == {"psnr": None, "ssim": pytest.approx(1)}
+
+
+def test_sharpness_falls_with_blur_and_not_with_noise():
+    z = torch.linspace(-1, 1, 48)
+    truth = torch.where(z[:, None, None]**2 + z[:, None]**2 + z**2 < 0.5, 0.7, 0.1)
+    assert sharpness(truth, truth) == pytest.approx(1) and sharpness(0.4 * truth + 3, truth) == pytest.approx(0.4)
+    blurred = torch.nn.functional.avg_pool3d(truth[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+    assert 0.2 < sharpness(blurred, truth) < 0.5
+    noisy = truth + 0.2 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    assert sharpness(noisy, truth) == pytest.approx(1, abs=0.1)
+    assert sharpness(truth, torch.zeros_like(truth)) is None
+    assert evaluate(blurred, truth)["sharpness"] == sharpness(blurred, truth)
