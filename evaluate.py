@@ -24,8 +24,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from utils.args import Parser, existing_file, input_errors, number
-from utils.evaluation import Cell, average_samples, content_digest, read_grid, tabulate, write_results
-from utils.files import complete_file
+from utils.evaluation import Cell, average_samples, read_grid, tabulate, write_results
+from utils.files import complete_file, content_digest
 
 ROOT = Path(__file__).resolve().parent
 SOURCES = ("algorithms/*.py", "models/*.py", "op/*.*", "physics/*.py", "utils/*.py", "configs/geometry/*.yaml")

@@ -1,11 +1,21 @@
 #!/usr/bin/env python3
 """Cone-beam CT from few or limited angles, with a 2D diffusion prior made coherent in 3D by ISCS."""
+import logging
+
 from utils.args import input_errors, parse_args
+from utils.messages import failures, set_up_logging
+
+log = logging.getLogger(__name__)
 
 
 def main(argv=None) -> None:
     args = parse_args("CBCT", argv)
+    set_up_logging(args.verbosity)
+    with failures(args):
+        reconstruct(args)
 
+
+def reconstruct(args) -> None:
     import torch
 
     from algorithms.admm_tv import OUTER, admm_tv
@@ -52,8 +62,7 @@ def main(argv=None) -> None:
                                lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
         run = Run(args, "CBCT", place, lambda x: x[:, 0], CT_WINDOW, slice_axis=0)
     height, width = place.array.shape[1:]
-    print(f"{args.method}: {depth} x {height} x {width} voxels, {len(views)} of {scan.views} views, on {device}",
-          flush=True)
+    log.info(f"{args.method}: {depth} x {height} x {width} voxels, {len(views)} of {scan.views} views, on {device}")
     generator = torch.Generator().manual_seed(args.seed)
     noise = noise_source(args.noise_control, (depth, 1, height, width), generator, device, spacing=place.spacing[2],
                          length=args.noise_length)
@@ -61,8 +70,9 @@ def main(argv=None) -> None:
 
     if args.method == "uncondition":
         block = config.sampling
+        start, keep = run.resumable(generator, device)
         x = predictor_corrector(score, noise, sigmas, snr=block.snr, n_steps_each=block.n_steps_each,
-                                callback=run.watch(args.NFE))
+                                callback=run.watch(args.NFE), keep=keep, start=start)
         run.save("recon", x)
         return run.finish()
 
@@ -76,7 +86,7 @@ def main(argv=None) -> None:
     else:
         clean = full.A(truth)
         y_all = add_noise(clean, args.sino_noise, generator, attenuation)
-        print(f"measurement: SNR {snr_db(clean[:, views], y_all[:, views]):.1f} dB", flush=True)
+        log.info(f"measurement: SNR {snr_db(clean[:, views], y_all[:, views]):.1f} dB")
         (dv, du), lines = scan.det_spacing or (1.0, 1.0), attenuation * y_all[0, views]
         run.save_volume("measurement", Volume(lines.cpu().numpy(), (du, dv, 1.0)))
         del clean, lines
@@ -100,15 +110,22 @@ def main(argv=None) -> None:
     del full, few, y_all
 
     # 4. Reconstruction.
+    scale = y.norm()
+
+    def misfit(x0):
+        return ((operator.A(x0) - y).norm() / scale).item()
+
     if args.method == "ADMM-TV":
-        x = admm_tv(operator, y, lam=args.w_tv, callback=run.watch(OUTER, "ADMM steps"))
+        x = admm_tv(operator, y, lam=args.w_tv, callback=run.watch(OUTER, "ADMM steps", misfit))
     else:
         consistency = (dds(operator, y, args.num_cg, args.w_tik, weights, args.w_dz) if args.method == "DDS" else
                        ddnm(operator, y))
         guidance = dps(score, operator, y, args.w_dps, weights) if args.w_dps else None
+        start, keep = run.resumable(generator, device, consistency)
         x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method, eta=args.eta,
                    guidance=guidance, x_init=initial if args.use_init else None,
-                   final_sigma=args.sigma_min if args.method == "DDS" else None, callback=run.watch(args.NFE))
+                   final_sigma=args.sigma_min if args.method == "DDS" else None,
+                   callback=run.watch(args.NFE, misfit=misfit), keep=keep, start=start)
     run.save("recon", x)
     run.finish()
 
@@ -147,8 +164,8 @@ def measured_scan(args):
     place = place.crop(args.slice_begin, args.slice_end)
     p, dark = read_line_integrals(args.projections, (scan.views, *scan.det_shape), args.flat, args.dark, args.i0)
     if dark:
-        print(f"{args.projections}: {dark} of {p.size} pixels counted nothing above dark; they got the least that "
-              "could be counted", flush=True)
+        log.warning(f"{args.projections}: {dark} of {p.size} pixels counted nothing above dark; they got the least that "
+                    "could be counted")
     return scan, place, p
 
 

@@ -1,11 +1,21 @@
 #!/usr/bin/env python3
 """MRI super-resolution along z, with a 2D diffusion prior made coherent in 3D by ISCS."""
+import logging
+
 from utils.args import input_errors, parse_args
+from utils.messages import failures, set_up_logging
+
+log = logging.getLogger(__name__)
 
 
 def main(argv=None) -> None:
     args = parse_args("ZSR", argv)
+    set_up_logging(args.verbosity)
+    with failures(args):
+        reconstruct(args)
 
+
+def reconstruct(args) -> None:
     import torch
 
     from algorithms.consistency import ddnm, dds
@@ -34,7 +44,7 @@ def main(argv=None) -> None:
         if depth < args.degree:
             raise ValueError(f"--degree {args.degree}: more than the {depth} slices of {args.data}")
         if depth % args.degree:
-            print(f"{depth} slices are not a multiple of {args.degree}: the last {depth % args.degree} are left out")
+            log.info(f"{depth} slices are not a multiple of {args.degree}: the last {depth % args.degree} are left out")
             volume = volume.crop(0, depth - depth % args.degree)
         # [D, H, W] -> [H, 1, W, D]: the prior sees slices that contain z, one for every y.
         with input_errors(args.data):
@@ -49,8 +59,7 @@ def main(argv=None) -> None:
         score = SliceScore(network, args.batch_size, device,
                            lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
         run = Run(args, "ZSR", volume, to_volume, window, slice_axis=1)
-    print(f"{args.method} {args.task}-{args.degree}: {' x '.join(map(str, volume.array.shape))} voxels, "
-          f"on {device}", flush=True)
+    log.info(f"{args.method} {args.task}-{args.degree}: {' x '.join(map(str, volume.array.shape))} voxels, on {device}")
     generator = torch.Generator().manual_seed(args.seed)
     noise = noise_source(args.noise_control, truth.shape, generator, device, spacing=volume.spacing[1],
                          length=args.noise_length)
@@ -58,8 +67,9 @@ def main(argv=None) -> None:
 
     if args.method == "uncondition":
         block = config.sampling
+        start, keep = run.resumable(generator, device)
         x = predictor_corrector(score, noise, sigmas, snr=block.snr, n_steps_each=block.n_steps_each,
-                                callback=run.watch(args.NFE))
+                                callback=run.watch(args.NFE), keep=keep, start=start)
         run.save("recon", x)
         return run.finish()
 
@@ -67,7 +77,7 @@ def main(argv=None) -> None:
     run.save("GT", truth)
     clean = operator.A(truth)
     y = add_noise(clean, args.sino_noise, generator)
-    print(f"measurement: SNR {snr_db(clean, y):.1f} dB", flush=True)
+    log.info(f"measurement: SNR {snr_db(clean, y):.1f} dB")
     run.save_volume("y", volume.thicken(scale_from_unit(to_volume(y).cpu(), *window), args.degree))
 
     # 3. The baseline, from the measurement alone.
@@ -78,8 +88,11 @@ def main(argv=None) -> None:
     consistency = (dds(operator, y, args.num_cg, args.w_tik, w_dz=args.w_dz) if args.method == "DDS" else
                    ddnm(operator, y))
     guidance = dps(score, operator, y, args.w_dps) if args.w_dps else None
+    scale = y.norm()
+    start, keep = run.resumable(generator, device, consistency)
     x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method, eta=args.eta,
-               guidance=guidance, x_init=initial if args.use_init else None, callback=run.watch(args.NFE))
+               guidance=guidance, x_init=initial if args.use_init else None, keep=keep, start=start,
+               callback=run.watch(args.NFE, misfit=lambda x0: ((operator.A(x0) - y).norm() / scale).item()))
     run.save("recon", x)
     run.finish()
 

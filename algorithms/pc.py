@@ -7,7 +7,7 @@ from algorithms.schedule import as_levels
 
 
 @torch.no_grad()
-def predictor_corrector(score, noise, sigmas, *, snr=0.16, n_steps_each=1, callback=None):
+def predictor_corrector(score, noise, sigmas, *, snr=0.16, n_steps_each=1, callback=None, keep=None, start=None):
     """Draw a stack of slices from the diffusion prior alone.
 
     At every level first the Langevin corrector, then the reverse-diffusion predictor, as Song et al. 2021
@@ -22,6 +22,7 @@ def predictor_corrector(score, noise, sigmas, *, snr=0.16, n_steps_each=1, callb
         n_steps_each: corrector steps at every level, >= 0.
         callback: called at every level with a dict: 'level' (0, 1, ...), 'sigma', 'x0' (the clean estimate
             of the prior; not to be changed).
+        keep, start: to go on after an interruption, as in `algorithms.sampler.sample`.
 
     Returns:
         The sample [n, 1, H, W].
@@ -34,8 +35,8 @@ def predictor_corrector(score, noise, sigmas, *, snr=0.16, n_steps_each=1, callb
     if n_steps_each < 0:
         raise ValueError(f"n_steps_each is {n_steps_each}; it must be 0 or more")
     sigmas = as_levels(sigmas)
-    x = sigmas[0] * noise()
-    for i, sigma in enumerate(sigmas):
+    first, x = start or (0, sigmas[0] * noise())
+    for i, sigma in enumerate(sigmas[first:], first):
         for _ in range(n_steps_each):
             s, eps = score(x, sigma), noise()
             step = 2 * (snr * _mean_norm(eps) / _mean_norm(s)) ** 2
@@ -48,6 +49,8 @@ def predictor_corrector(score, noise, sigmas, *, snr=0.16, n_steps_each=1, callb
         x = x + G2 * s
         if sigma_next > 0:
             x = x + math.sqrt(G2) * noise()
+            if keep:
+                keep(i + 1, x)
     return x
 
 

@@ -7,7 +7,7 @@ from algorithms.schedule import as_levels
 
 @torch.no_grad()
 def sample(score, consistency, noise, sigmas, *, renoise_method, eta=None, guidance=None, x_init=None,
-           final_sigma=None, callback=None):
+           final_sigma=None, callback=None, keep=None, start=None):
     """Reconstruct a stack of slices by posterior sampling with a 2D diffusion prior.
 
     The loop of ISCS (Du et al. 2026, arXiv 2602.04162): denoise, make consistent with the measurement,
@@ -27,6 +27,9 @@ def sample(score, consistency, noise, sigmas, *, renoise_method, eta=None, guida
         final_sigma: denoise the last estimate once more, at this level; None does not.
         callback: called at every level with a dict: 'level' (0, 1, ...), 'sigma', 'x0' (after consistency;
             not to be changed).
+        keep: function (level, x), called before every level but the first with all that the rest depends on,
+            besides the state of ``noise`` and ``consistency``; x is not to be changed.
+        start: (level, x) that ``keep`` was given, to go on from there; None starts at the first level.
 
     Returns:
         The clean estimate [n, 1, H, W].
@@ -36,12 +39,12 @@ def sample(score, consistency, noise, sigmas, *, renoise_method, eta=None, guida
             unknown renoise_method.
     """
     sigmas = as_levels(sigmas)
-    x = sigmas[0] * noise()
-    if x_init is not None:
+    first, x = start or (0, sigmas[0] * noise())
+    if start is None and x_init is not None:
         if x_init.shape != x.shape:
             raise ValueError(f"x_init is {list(x_init.shape)}; the noise is {list(x.shape)}")
         x += x_init
-    for i, sigma in enumerate(sigmas):
+    for i, sigma in enumerate(sigmas[first:], first):
         s = score(x, sigma)
         x0 = x + sigma**2 * s  # Tweedie
         if guidance:
@@ -51,6 +54,8 @@ def sample(score, consistency, noise, sigmas, *, renoise_method, eta=None, guida
             callback({"level": i, "sigma": sigma, "x0": x0})
         if i + 1 < len(sigmas):
             x = renoise(renoise_method, x0, s, noise(), sigma, sigmas[i + 1], eta)
+            if keep:
+                keep(i + 1, x)
     if final_sigma is not None:
         x0 = x0 + final_sigma**2 * score(x0, final_sigma)
     return x0

@@ -1,7 +1,12 @@
 """The prior as the sampler sees it: the score of a whole stack of slices, computed batch by batch."""
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+
+log = logging.getLogger(__name__)
 
 
 class SliceScore:
@@ -11,7 +16,8 @@ class SliceScore:
     Slices are padded by reflection to the next size that the network's levels divide, and cropped back.
 
     ``network`` is put in evaluation mode on ``device``; ``batch_size`` slices go through it at a time (the
-    result does not depend on it beyond rounding). ``progress`` wraps the iterable of batches, for a progress
+    result does not depend on it beyond rounding); when the memory is too small for that, half as many from then on.
+    ``x`` may lie elsewhere than the network: batches are brought to ``device`` and back. ``progress`` wraps the iterable of batches, for a progress
     bar.
     """
 
@@ -21,10 +27,7 @@ class SliceScore:
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        score = torch.empty_like(x)
-        for batch in self._batches(len(x)):
-            score[batch] = self._score(x[batch].to(self.device), sigma).to(x.device)
-        return score
+        return self._in_batches(x, lambda x, _: self._score(x, sigma))
 
     def vjp(self, x: torch.Tensor, sigma: float, v: torch.Tensor) -> torch.Tensor:
         """The transposed derivative of the score at x, applied to v: (ds/dx)^T v, all [n, 1, H, W].
@@ -32,17 +35,33 @@ class SliceScore:
         Slices are independent of each other, so it goes batch by batch too: a pass forwards and a pass back,
         with the memory for the activations of one batch.
         """
-        product = torch.empty_like(x)
-        for batch in self._batches(len(x)):
+        def product(x, v):
             with torch.enable_grad():
-                x_batch = x[batch].to(self.device).requires_grad_()
-                score = self._score(x_batch, sigma)
-            gradient, = torch.autograd.grad(score, x_batch, v[batch].to(self.device))
-            product[batch] = gradient.to(x.device)
-        return product
+                x.requires_grad_()
+                score = self._score(x, sigma)
+            return torch.autograd.grad(score, x, v)[0]
+        return self._in_batches(x, product, v)
 
-    def _batches(self, count):
-        return self.progress([slice(begin, begin + self.batch_size) for begin in range(0, count, self.batch_size)])
+    def _in_batches(self, x, function, v=None):
+        """``function`` (x, v) of every batch of slices, put together; a batch that memory is short for is split."""
+        result = torch.empty_like(x)
+        batches = [slice(begin, begin + self.batch_size) for begin in range(0, len(x), self.batch_size)]
+        for batch in self.progress(batches):
+            begin, end = batch.start, min(batch.stop, len(x))
+            while begin < end:
+                part = slice(begin, min(begin + self.batch_size, end))
+                try:
+                    # detach: a copy on the device, or a view here, that autograd may take as its own start
+                    found = function(x[part].to(self.device).detach(), None if v is None else v[part].to(self.device))
+                except RuntimeError as error:
+                    if not _out_of_memory(error) or self.batch_size == 1:
+                        raise
+                    self.batch_size = max(1, self.batch_size // 2)
+                    log.warning("out of memory: from here on %d slices a network call", self.batch_size)
+                else:
+                    result[part] = found.to(x.device)
+                    begin = part.stop
+        return result
 
     def _score(self, x, sigma):
         """Score of one batch of slices, on the network's device."""
@@ -54,3 +73,8 @@ class SliceScore:
             x = F.pad(x, pad, mode=mode)
         levels = torch.full((len(x),), sigma, device=self.device)
         return self.network(x, levels)[..., :height, :width]
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed, on a GPU (a class of its own) or on the CPU (known by its text)."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

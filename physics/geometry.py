@@ -1,11 +1,14 @@
 """Cone-beam geometries as values, and their YAML files."""
 import math
 import re
+import tokenize
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import yaml
+
+from utils.yaml_file import read_yaml, short
 
 UNITS = ("mm", "voxel")
 NUMBERS = {                                                     # how many, and what they must be
@@ -17,6 +20,7 @@ AXES = {2: " (v, u)", 3: " (z, y, x)", None: ", one a view"}    # what several n
 ALWAYS = ("det_shape", "det_offset", "volume_centre")           # the others may be None
 CIRCLE = ("angles", "src_dist", "det_dist", "det_spacing")      # what a circular scan needs, beside det_shape
 RANGE = ("start", "stop", "views")                              # evenly spread angles in a YAML file
+MOST_VIEWS = 1_000_000
 POINTLESS = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")         # numbers that YAML 1.1 takes for a text
 
 
@@ -48,7 +52,7 @@ class ConeGeometry:
 
     def __post_init__(self):
         if self.unit not in UNITS:
-            raise ValueError(f"unit: expected {' or '.join(UNITS)}, found {_short(self.unit)}")
+            raise ValueError(f"unit: expected {' or '.join(UNITS)}, found {short(self.unit)}")
         if self.unit == "voxel" and self.voxel_size is None:
             object.__setattr__(self, "voxel_size", (1.0, 1.0, 1.0))
         for name, (count, kind) in NUMBERS.items():
@@ -60,7 +64,7 @@ class ConeGeometry:
             raise ValueError("voxel_size: expected 3 positive numbers (z, y, x) beside volume_shape, found none")
         object.__setattr__(self, "angles", _numbers("angles", self.angles))
         if not np.iterable(self.view_vectors) or isinstance(self.view_vectors, str):
-            raise ValueError(f"view_vectors: expected 12 numbers a view, found {_short(self.view_vectors)}")
+            raise ValueError(f"view_vectors: expected 12 numbers a view, found {short(self.view_vectors)}")
         object.__setattr__(self, "view_vectors",
                            tuple(_numbers("view_vectors", view, 12) for view in self.view_vectors))
         self._check_views()
@@ -209,19 +213,13 @@ def read_geometry(path, *needed):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ValueError(f"{path}: not a YAML file ({reason}{where})") from None
+    tree = read_yaml(path)
     names = [field.name for field in fields(ConeGeometry)]
     if not isinstance(tree, dict):
-        raise ValueError(f"{path}: expected keys and values, found {_short(tree)}; keys are {', '.join(names)}")
+        raise ValueError(f"{path}: expected keys and values, found {short(tree)}; keys are {', '.join(names)}")
     for key in tree:
         if key not in names:
-            raise ValueError(f"{path}: {key}: unknown key; keys are {', '.join(names)}")
+            raise ValueError(f"{path}: {short(key) if not isinstance(key, str) else short(key)[1:-1]}: unknown key; keys are {', '.join(names)}")
     if "det_shape" not in tree:
         raise ValueError(f"{path}: det_shape: missing; expected 2 positive whole numbers (v, u)")
     try:
@@ -239,9 +237,12 @@ def read_geometry(path, *needed):
 
 def _spread(settings):
     if set(settings) != set(RANGE):
-        raise ValueError(f"angles: expected the keys {', '.join(RANGE)}, found {_short(list(settings))}")
+        raise ValueError(f"angles: expected the keys {', '.join(RANGE)}, found {short(list(settings))}")
     start, stop = (_numbers(f"angles.{name}", settings[name], 1) for name in RANGE[:2])
-    return np.linspace(start, stop, _numbers("angles.views", settings["views"], 1, "whole"), endpoint=False)
+    views = _numbers("angles.views", settings["views"], 1, "whole")
+    if views > MOST_VIEWS:
+        raise ValueError(f"angles.views: expected up to {MOST_VIEWS}, found {short(views)}")
+    return np.linspace(start, stop, views, endpoint=False)
 
 
 def _table(path):
@@ -251,11 +252,11 @@ def _table(path):
         raise ValueError(f"view_vectors: expected the name of a .npy, .txt or .csv file, found {path.name}")
     try:
         if suffix == ".npy":
-            table = np.load(path)
+            table = np.asarray(np.lib.format.open_memmap(path, mode="r"))    # compares the file's size with its header
         else:
             table = np.loadtxt(path, delimiter="," if suffix == ".csv" else None, ndmin=2)
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"view_vectors: {path} cannot be read ({str(error).splitlines()[0]})") from None
+    except (OSError, ValueError, SyntaxError, tokenize.TokenError) as error:
+        raise ValueError(f"view_vectors: {path} cannot be read ({' '.join(str(error).split())[:120]})") from None
     if table.ndim != 2 or table.shape[1] != 12 or table.dtype.kind not in "iuf":
         raise ValueError(f"view_vectors: expected 12 numbers a view, found {table.dtype} {list(table.shape)} in "
                          f"{path}")
@@ -274,7 +275,7 @@ def _numbers(name, value, count=None, kind="finite"):
     if wrong or count not in (None, len(entries)) or not listed and count != 1:
         amount = {1: "a ", None: ""}.get(count, f"{count} ")
         what = {"whole": "positive whole"}.get(kind, kind) + (" number" if count == 1 else " numbers")
-        found = _short(wrong[0] if wrong and not count else value)
+        found = short(wrong[0] if wrong and not count else value)
         hint = "; YAML wants 2e-2 as 2.0e-2" if wrong and POINTLESS.fullmatch(str(wrong[0])) else ""
         raise ValueError(f"{name}: expected {amount}{what}{AXES.get(count, '')}, found {found}{hint}")
     numbers = [int(entry) if kind == "whole" else float(entry) for entry in entries]
@@ -289,12 +290,6 @@ def _is_number(entry, kind):
     except (TypeError, ValueError, OverflowError):
         return False
     return math.isfinite(number) and (kind == "finite" or number > 0) and (kind != "whole" or number % 1 == 0)
-
-
-def _short(value):
-    """One line that shows a value, or its beginning."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _times(numbers):

@@ -84,7 +84,7 @@ def same_geometry(a, b):
 def test_ct_files_and_geometry(run, ct_scan):
     folder = run("CT", "--task", "SVCT", "--degree", 12, "--use-init")
     names = {p.name for p in folder.iterdir()}
-    assert names == {"args.yaml", "geometry.yaml", "metrics.json", "panel.png"} | {
+    assert names == {"args.yaml", "geometry.yaml", "metrics.json", "panel.png", "report.html"} | {
         f"{name}.nii.gz" for name in ("GT", "measurement", "FBP-LV", "FBP-FV", "IR", "recon")}
     metrics = json.loads((folder / "metrics.json").read_text())
     assert list(metrics) == ["FBP-FV", "FBP-LV", "IR", "recon"]
@@ -101,7 +101,7 @@ def test_ct_files_and_geometry(run, ct_scan):
 def test_mr_files_geometry_and_a_depth_that_the_factor_does_not_divide(run, mr_scan):
     folder = run("MR", "--degree", 4, "--slice-begin", 1, "--slice-end", 12, "--use-init", "--num-cg", 1)
     names = {p.name for p in folder.iterdir()}
-    assert names == {"args.yaml", "metrics.json", "panel.png"} | {
+    assert names == {"args.yaml", "metrics.json", "panel.png", "report.html"} | {
         f"{name}.nii.gz" for name in ("GT", "y", "ATy", "recon")}
     source = read_volume(mr_scan).crop(1, 9)     # 11 slices: the last 3 are left out
     truth = read_volume(folder / "GT.nii.gz")
@@ -166,7 +166,7 @@ def test_the_same_command_gives_the_same_voxels(run):
 @pytest.mark.parametrize("problem", ["CT", "MR"])
 def test_uncondition_never_sees_the_volume(run, problem):
     folder = run(problem, "--method", "uncondition", "--NFE", 3)
-    assert {p.name for p in folder.iterdir()} == {"args.yaml", "recon.nii.gz", "panel.png"}
+    assert {p.name for p in folder.iterdir()} == {"args.yaml", "recon.nii.gz", "panel.png", "report.html"}
     assert np.isfinite(voxels(folder)).all()
 
 
@@ -216,7 +216,7 @@ def difference(folder, other, name="recon"):
 
 def test_measured_projections_give_the_volume_of_the_simulation(scanned, reconstruct):
     folder = reconstruct(scanned / "measurement.nii.gz", scanned / "geometry.yaml")
-    assert {p.name for p in folder.iterdir()} == {"args.yaml", "geometry.yaml", "panel.png"} | {
+    assert {p.name for p in folder.iterdir()} == {"args.yaml", "geometry.yaml", "panel.png", "report.html"} | {
         f"{name}.nii.gz" for name in ("FBP-LV", "IR", "recon")}
     assert all(difference(folder, scanned, name) < 1e-5 for name in ("FBP-LV", "IR", "recon"))
     place = read_volume(folder / "recon.nii.gz")        # centred on the isocentre, in mm
@@ -342,3 +342,85 @@ def test_the_shell_scripts_forward_settings_and_flags(tmp_path, prior, ct_scan, 
     with open(os.path.join(shown.stdout.splitlines()[-1], "args.yaml")) as file:
         found = yaml.safe_load(file)
     assert {key: found[key] for key in expected} == expected
+
+
+@pytest.fixture
+def cut(monkeypatch, capsys):
+    """Run an entry point that is interrupted once its state of a level is kept; returns its folder."""
+    def call(run, level, problem, *flags):
+        from utils import result
+
+        def save_and_stop(path, content):
+            save(path, content)
+            if content["level"] == level:
+                raise KeyboardInterrupt
+        with monkeypatch.context() as patch:
+            patch.setattr(result, "save", save_and_stop)
+            with pytest.raises(SystemExit) as stop:
+                run(problem, *flags)
+        message = capsys.readouterr().err
+        assert stop.value.code == 130 and message.count("\n") == 1 and "interrupted; go on with --resume" in message
+        return message.split()[-1]
+    return call
+
+
+@pytest.mark.parametrize("problem, flags", [
+    ("CT", ["--w-dz", "0.1", "--sino-noise", "1e5"]), ("CT", ["--method", "uncondition"]),
+    ("MR", ["--noise-control", "GP", "--renoise-method", "DiffPIR"]), ("CT", ["--method", "DDNM"]),
+])
+def test_a_resumed_run_gives_the_volume_of_an_uninterrupted_one(run, cut, capsys, problem, flags):
+    whole = run(problem, "--NFE", 4, *flags)
+    folder = cut(run, 2, problem, "--NFE", 4, *flags)
+    entry = recon_CBCT if problem == "CT" else recon_MRI_ZSR
+    capsys.readouterr()
+    entry.main(["--resume", folder])
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == folder and "going on at level 3" in printed
+    assert np.array_equal(voxels(whole), sitk.GetArrayFromImage(sitk.ReadImage(f"{folder}/recon.nii.gz")))
+    assert sorted(os.listdir(folder)) == sorted(os.listdir(whole))
+    with pytest.raises(SystemExit):
+        entry.main(["--resume", folder])
+    assert f"--resume {folder}: that run is complete" in capsys.readouterr().err
+
+
+def test_a_run_is_repeated_from_its_args_yaml(run, capsys, tmp_path):
+    first = run("CT", "--noise-control", "shared", "--seed", 7)
+    recon_CBCT.main(["--from", str(first / "args.yaml")])
+    again = capsys.readouterr().out.splitlines()[-1]
+    assert str(first) != again and np.array_equal(voxels(first), voxels(type(first)(again)))
+    recon_CBCT.main(["--from", str(first / "args.yaml"), "--seed", "8", "-q"])
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1 and not np.array_equal(voxels(first), voxels(type(first)(printed.strip())))
+
+
+@pytest.mark.parametrize("flags, reason", [
+    (["--resume", "RUN", "--seed", "3"], "goes on with the flags of that run; --seed is not accepted"),
+    (["--resume", "RUN", "--from", "RUN/args.yaml"], "--from and --resume are both given"),
+    (["--resume", "nowhere"], "nowhere: no such file"), (["--from", "other.yaml"], "other.yaml: not the args.yaml"),
+    (["--from", "RUN/args.yaml"], "scan.nii.gz: its content has changed since"),
+])
+def test_what_cannot_be_repeated_is_one_line_and_status_2(run, tmp_path, capsys, ct_scan, flags, reason):
+    scan = tmp_path / "scan.nii.gz"
+    scan.write_bytes(ct_scan.read_bytes())
+    folder = run("CT", "--data", scan, "--method", "ADMM-TV")
+    (folder / "panel.png").unlink()
+    image = sitk.ReadImage(str(scan))
+    image[3, 3, 3] = 77
+    sitk.WriteImage(image, str(scan))
+    (tmp_path / "other.yaml").write_text("a: 1")
+    places = {"RUN": str(folder), "other.yaml": str(tmp_path / "other.yaml")}
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        recon_CBCT.main([places.get(flag, flag.replace("RUN", str(folder))) for flag in flags])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and reason in message and message.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_debug_shows_where_an_error_came_from(run, capsys):
+    with pytest.raises(SystemExit):
+        run("CT", "--data", "/", "--debug")
+    assert "Traceback" not in capsys.readouterr().err       # a flag's own check
+    with pytest.raises(SystemExit):
+        run("CT", "--slice-begin", "90", "--slice-end", "99", "--debug")
+    assert "Traceback" in capsys.readouterr().err

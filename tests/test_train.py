@@ -1,5 +1,12 @@
-"""Training: the loss falls, checkpoints load as priors, a resumed run is the uninterrupted one."""
+"""Training: the loss falls, checkpoints load as priors, a run that was stopped goes on as if it had not been."""
 import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,10 +14,23 @@ import SimpleITK as sitk
 import torch
 
 import train
+import utils.slices
 from models.ncsnpp import NCSNpp
 from utils.checkpoint import load_weights, read_checkpoint
 from utils.config import load_config
 from utils.slices import SliceSampler
+
+ROOT = Path(train.__file__).parent
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The images are so small that threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +52,25 @@ def scan(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def held_out(scan, tmp_path_factory):
+    path = tmp_path_factory.mktemp("held_out") / "other.nii.gz"
+    sitk.WriteImage(sitk.Flip(sitk.ReadImage(str(scan)), (False, False, True)), str(path))
+    return path.parent
+
+
 @pytest.fixture
-def run(config_path, scan, tmp_path):
-    def call(name, *flags, modality="ct"):
-        train.main(["--config-path", str(config_path), "--modality", modality, "--data", str(scan), "--device", "cpu",
-                    "--output", str(tmp_path / name), "--batch-size", "4", *map(str, flags)])
+def flags(config_path, scan, tmp_path):
+    def call(name, *more, modality="ct"):
+        return ["--config-path", str(config_path), "--modality", modality, "--data", str(scan), "--device", "cpu",
+                "--output", str(tmp_path / name), "--batch-size", "4", "--sample-every", "0", *map(str, more)]
+    return call
+
+
+@pytest.fixture
+def run(flags, tmp_path):
+    def call(name, *more, modality="ct"):
+        train.main(flags(name, *more, modality=modality))
         return tmp_path / name
     return call
 
@@ -47,54 +81,248 @@ def weights(folder, config_path, name="checkpoint.pth"):
     return network.state_dict()
 
 
+def assert_same(weights, others, rtol=1e-6, atol=1e-7):
+    for name, value in weights.items():
+        torch.testing.assert_close(value, others[name], rtol=rtol, atol=atol)
+
+
+def refused(capsys, call, *arguments, status=2):
+    """The one line that the call ends with."""
+    with pytest.raises(SystemExit) as stop:
+        call(*arguments)
+    message = capsys.readouterr().err
+    if status == 1:
+        message = stop.value.code + "\n"     # Python prints it, and ends with 1
+    else:
+        assert stop.value.code == status
+    assert message.count("\n") == 1
+    return message
+
+
 @pytest.mark.parametrize("modality", ["ct", "mr"])
 def test_the_loss_falls_and_the_checkpoints_load(run, config_path, modality):
     folder = run("out", "--steps", 150, modality=modality)
     rows = [(int(step), float(loss)) for step, loss, _ in csv.reader((folder / "loss.csv").open())]
-    assert [step for step, _ in rows] == [50, 100, 150] and rows[-1][1] < 0.7 * rows[0][1]
-    checkpoint = read_checkpoint(folder / "checkpoint.pth")
-    assert set(checkpoint) == {"optimizer", "model", "ema", "step"} and checkpoint["step"] == 150
-    assert set(checkpoint["ema"]) == {"decay", "num_updates", "shadow_params"}
+    assert [step for step, _ in rows] == [50, 100, 150] and rows[-1][1] < 0.8 * rows[0][1]
+    checkpoint, prior = read_checkpoint(folder / "checkpoint.pth"), read_checkpoint(folder / "prior.pth")
+    assert set(checkpoint) == {"optimizer", "model", "ema", "step", "scaler", "run", "prior"}
+    assert checkpoint["step"] == 150 and set(checkpoint["ema"]) == {"decay", "num_updates", "shadow_params"}
+    window = [-1000, 1600] if modality == "ct" else "minimum to 99.9th percentile"
+    assert set(prior) == {"model", "prior"}
+    assert checkpoint["prior"] == prior["prior"] == {
+        "modality": modality, "window": window, "image_size": 16, "preconditioning": "none", "sigma_min": 0.01,
+        "sigma_max": 5}
     full, small = weights(folder, config_path), weights(folder, config_path, "prior.pth")
-    for name, value in full.items():
-        torch.testing.assert_close(small[name], value, rtol=1e-3, atol=1e-4)
+    assert_same(small, full, rtol=1e-3, atol=1e-4)
     assert torch.equal(full["all_modules.0.W"], small["all_modules.0.W"])    # too large for half precision
+    assert (folder / "prior.pth").stat().st_size < 0.3 * (folder / "checkpoint.pth").stat().st_size
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(run, config_path, monkeypatch):
-    whole = weights(run("whole", "--steps", 12), config_path)
-    batch, calls = SliceSampler.batch, []
+    whole = weights(run("whole", "--steps", 12, "--precision", "bf16"), config_path)
+    batch, calls, stop_at = SliceSampler.batch, [], int(np.random.default_rng().integers(6, 12))
 
     def interrupt(self, *arguments):
         calls.append(arguments)
-        if len(calls) == 8:
+        if len(calls) == stop_at:
             raise KeyboardInterrupt
         return batch(self, *arguments)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch:    # as killed: there is the checkpoint of step 5, and nothing of the stop
         patch.setattr(SliceSampler, "batch", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run("cut", "--steps", 12, "--save-every", 5)
-    resumed = run("cut", "--steps", 12, "--resume")
-    for name, value in weights(resumed, config_path).items():
-        torch.testing.assert_close(value, whole[name], rtol=1e-6, atol=1e-7)
+            run("cut", "--steps", 12, "--precision", "bf16", "--save-every", 5)
+    resumed = run("cut", "--steps", 12, "--precision", "bf16", "--resume")
+    assert_same(weights(resumed, config_path), whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step_and_the_run_goes_on(run, config_path, monkeypatch, capsys, number):
+    whole = weights(run("whole", "--steps", 9), config_path)
+    draw = train.draw_batch
+
+    def interrupt(args, model, slices, step, rank):
+        if step == 3:
+            os.kill(os.getpid(), number)
+        return draw(args, model, slices, step, rank)
+
+    capsys.readouterr()
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(train, "draw_batch", interrupt)
+        run("cut", "--steps", 9)
+    assert stop.value.code == 128 + number
+    assert capsys.readouterr().out == "stopped after step 4 of 9; the same command with --resume goes on\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert_same(weights(run("cut", "--steps", 9, "--resume"), config_path), whole)
+
+
+def test_ctrl_c_in_a_process_of_its_own(flags, tmp_path):
+    process = subprocess.Popen([sys.executable, "train.py", *flags("out", "--steps", 100_000, "--save-every", 1)],
+                               cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 60
+    while not (tmp_path / "out" / "checkpoint.pth").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and out.count("\n") == 1 and "--resume goes on" in out and not error
+    assert read_checkpoint(tmp_path / "out" / "checkpoint.pth")["step"] == int(out.split()[3])
+
+
+def test_the_cache_spares_the_volumes(run, tmp_path, monkeypatch):
+    run("out", "--steps", 1, "--phantoms", 1)
+    assert len(list((tmp_path / "out" / "cache").glob("ct-*.npy"))) == 2
+
+    def fail(*arguments):
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(utils.slices, "read_volume", fail)
+    monkeypatch.setattr(utils.slices.phantom, "thorax", fail)
+    first = run("again", "--steps", 1, "--phantoms", 1, "--cache", tmp_path / "out" / "cache")
+    assert (first / "loss.csv").read_text().split(",")[1] == (tmp_path / "out" / "loss.csv").read_text().split(",")[1]
+
+
+def test_validation_falls_and_samples_are_drawn(run, config_path, held_out, tmp_path, capsys):
+    folder = run("out", "--steps", 60, "--validation", held_out, "--validate-every", 25, "--sample-every", 40,
+                 "--lr", 3e-3)
+    rows = list(csv.DictReader((folder / "validation.csv").open()))
+    assert [row["step"] for row in rows] == ["0", "25", "50", "60"]
+    assert list(rows[0])[1:] == ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1", "2", "5"]
+    assert float(rows[0]["1"]) == pytest.approx(1, rel=0.1)    # the network starts as the identity: error sigma^2
+    assert all(float(rows[-1][level]) < 0.7 * float(rows[0][level]) for level in ("0.5", "1", "2", "5"))
+    assert capsys.readouterr().out.count("validation, step") == 4
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == ["step-000040.png", "step-000060.png"]
+    from matplotlib.image import imread
+    assert imread(folder / "samples" / "step-000060.png").shape[:2] == (32, 64)
+    without = weights(run("without", "--steps", 60, "--lr", 3e-3), config_path)
+    assert_same(weights(folder, config_path), without)     # looking does not change the training
+
+
+def test_rows_after_the_checkpoint_are_dropped_on_resume(run, held_out, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "draw_batch", lambda *a, draw=train.draw_batch: draw(*a) if a[3] < 8 else interrupt())
+
+        def interrupt():
+            raise KeyboardInterrupt
+        run("out", "--steps", 12, "--validation", held_out, "--validate-every", 3, "--save-every", 5)
+    folder = run("out", "--steps", 12, "--validation", held_out, "--validate-every", 3, "--save-every", 5, "--resume")
+    rows = list(csv.DictReader((folder / "validation.csv").open()))
+    assert [row["step"] for row in rows] == ["0", "3", "6", "9", "12"]
+
+
+def test_tensorboard(run):
+    pytest.importorskip("tensorboard")
+    folder = run("out", "--steps", 1, "--tensorboard")
+    assert list((folder / "tensorboard").glob("events*"))
+
+
+def test_tensorboard_is_optional(flags, capsys, monkeypatch):
+    monkeypatch.setattr(train.importlib.util, "find_spec", lambda name: None)
+    assert "pip install tensorboard" in refused(capsys, train.main, flags("out", "--tensorboard"))
+
+
+def test_fine_tuning_starts_from_the_weights(run, config_path):
+    first = run("first", "--steps", 20)
+    second = run("second", "--steps", 1, "--init", first / "prior.pth", "--lr", 1e-9, "--seed", 7)
+    assert_same(weights(second, config_path), weights(first, config_path, "prior.pth"), atol=1e-6)
+
+
+@pytest.mark.parametrize("precision, dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16),
+                                              ("auto", torch.float32)])
+def test_precision(run, monkeypatch, precision, dtype):
+    seen = []
+    monkeypatch.setattr(train, "draw_batch", lambda *a, draw=train.draw_batch: (
+        seen.append(torch.get_autocast_dtype("cpu")), draw(*a))[1])
+    hook = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: seen.append(output.dtype) if isinstance(module, torch.nn.Conv2d) else None)
+    folder = run("out", "--steps", 3, "--precision", precision)
+    hook.remove()
+    checkpoint = read_checkpoint(folder / "checkpoint.pth")
+    assert seen[-1] == dtype and bool(checkpoint["scaler"]) == (precision == "fp16")
+    assert all(value.dtype == torch.float32 for value in checkpoint["ema"]["shadow_params"])
+
+
+def test_a_loss_that_is_no_number_stops_the_run(run, config_path, tmp_path, monkeypatch, capsys):
+    draw = train.draw_batch
+
+    def spoil(*arguments):
+        x0, *others = draw(*arguments)
+        return x0 * (float("nan") if arguments[3] == 7 else 1), *others
+
+    monkeypatch.setattr(train, "draw_batch", spoil)
+    message = refused(capsys, lambda: run("out", "--steps", 12, "--save-every", 5), status=1)
+    assert "step 8" in message and "not finite" in message
+    assert read_checkpoint(tmp_path / "out" / "checkpoint.pth")["step"] == 5
+    weights(tmp_path / "out", config_path)     # finite
+
+
+WORKER = """
+import sys, torch, train
+made = []
+init = train.Training.__init__
+train.Training.__init__ = lambda self, *a: (made.append(self), init(self, *a))[1]
+folder, *flags = sys.argv[1:]
+train.main(flags)
+torch.save(made[0].network.state_dict(), f"{folder}/rank{__import__('os').environ['RANK']}.pth")
+"""
+
+
+def test_two_processes_train_as_one_with_both_batches(run, flags, config_path, tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)}
+    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path), *flags("two", "--steps", 5)],
+                                env=ENVIRONMENT | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, cwd=ROOT)
+               for rank in range(2)]
+    draw = train.draw_batch
+
+    def both(args, model, slices, step, rank):
+        one, two = (draw(args, model, slices, step, rank) for rank in (0, 1))
+        return *(torch.cat(pair) for pair in zip(one[:3], two[:3])), one[3]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "draw_batch", both)
+        one = run("one", "--steps", 5)
+    assert [worker.wait(timeout=100) for worker in workers] == [0, 0]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pth") for rank in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert_same(weights(tmp_path / "two", config_path), weights(one, config_path), rtol=1e-4, atol=1e-5)
+    assert len((tmp_path / "two" / "loss.csv").read_text().splitlines()) == 1
 
 
 def test_phantoms_alone_are_enough(config_path, tmp_path):
     train.main(["--config-path", str(config_path), "--modality", "ct", "--phantoms", "1", "--steps", "1",
-                "--output", str(tmp_path / "out"), "--device", "cpu"])
+                "--output", str(tmp_path / "out"), "--device", "cpu", "--sample-every", "0"])
     assert (tmp_path / "out" / "prior.pth").exists()
 
 
-@pytest.mark.parametrize("flags, reason", [
+@pytest.mark.parametrize("more, reason", [
     (["--steps", "0"], "--steps: '0'; accepted"),
     (["--lr", "0"], "--lr: '0'; accepted: a number above 0"),
     (["--data"], "nothing to train on"),
     (["--data", "nowhere.nii"], "nowhere.nii: no such file"), (["--config-path", "nowhere.yaml"], "nowhere.yaml"),
+    (["--data", "utils"], "utils: holds not a NIfTI file"), (["--data", "train.py"], "train.py: not a NIfTI file"),
+    (["--validation", "{scan}"], "given twice"), (["--precision", "half"], "invalid choice: 'half'"),
     (["--resume"], "checkpoint.pth"), (["--device", "cuda:77"], "--device cuda:77"),
+    (["--init", "nowhere.pth"], "nowhere.pth: no such file"),
+    (["--resume", "--init", "train.py"], "--init and --resume are both given"),
 ])
-def test_bad_flags_are_one_line_and_status_2(run, capsys, flags, reason):
-    with pytest.raises(SystemExit) as stop:
-        run("out", *flags)
-    message = capsys.readouterr().err
-    assert stop.value.code == 2 and reason in message and message.count("\n") == 1
+def test_bad_flags_are_one_line_and_status_2(flags, scan, capsys, monkeypatch, more, reason):
+    monkeypatch.chdir(ROOT)
+    assert reason in refused(capsys, train.main, flags("out", *(text.format(scan=scan) for text in more)))
+
+
+def test_resume_refuses_another_run(run, flags, config_path, tmp_path, capsys):
+    run("out", "--steps", 2)
+    other = tmp_path / "other.yaml"
+    other.write_text(config_path.read_text().replace("ema_rate: 0.999", "ema_rate: 0.99"))
+    capsys.readouterr()
+    for more, reason in [(["--steps", 3], "--steps 3: "), (["--steps", 2, "--seed", 1], "--seed 1: "),
+                         (["--steps", 2, "--lr", 0.5], "--lr 0.5: "), (["--steps", 2, "--precision", "bf16"], "bf16: "),
+                         (["--steps", 2, "--config-path", other], "--config-path, content ")]:
+        message = refused(capsys, train.main, flags("out", "--resume", *more))
+        assert reason in message and "was made with" in message and "accepted with --resume: the same" in message
+    assert "--resume, or another folder" in refused(capsys, train.main, flags("out", "--steps", 2))
+    torch.save({"model": read_checkpoint(tmp_path / "out" / "checkpoint.pth")["model"]},
+               tmp_path / "out" / "checkpoint.pth")
+    assert "cannot be continued" in refused(capsys, train.main, flags("out", "--steps", 2, "--resume"))

@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import sys
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,9 @@ RENOISE_METHODS = ("DDPM", "DDIM", "DDS", "DiffPIR")
 WEIGHTS = ("none", "poisson")
 PROJECTORS = ("auto", "native", "torch_radon", "astra")
 DEMO_GEOMETRY = Path(__file__).resolve().parents[1] / "configs" / "geometry" / "demo.yaml"
+
+
+_show_traceback = []    # [True] with --debug
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -189,13 +193,30 @@ def build_parser(problem: str) -> argparse.ArgumentParser:
     add("--output-dir", type=Path, default=Path("results"), metavar="FOLDER", help="where the run's folder goes")
     add("--save-intermediates", type=truth, nargs="?", const=True, default=False, metavar="true|false",
         help="also write the volume estimated at every noise level")
+    add("--no-report", type=truth, nargs="?", const=True, default=False, metavar="true|false",
+        help="leave out report.html, the page with metrics and a viewer of the volumes")
+    add("--resume", type=existing_path, metavar="RUN", help="go on with an interrupted run, given its folder")
+    add("--from", type=existing_path, metavar="ARGS.YAML",
+        help="repeat a run, given its args.yaml; other flags on the command line come before those in it")
+    group = parser.add_argument_group("messages")
+    add = group.add_argument
+    loudness = group.add_mutually_exclusive_group()
+    loudness.add_argument("-v", "--verbose", dest="verbosity", action="store_const", const=1, default=0,
+                        help="timings and memory too")
+    loudness.add_argument("-q", "--quiet", dest="verbosity", action="store_const", const=-1, default=0,
+                        help="warnings and the folder only")
+    add("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def parse_args(problem: str, argv=None) -> argparse.Namespace:
     """Parse and check the flags; a bad one ends the program with one line and status 2."""
     parser = build_parser(problem)
-    args, error = parser.parse_args(argv), parser.error
+    args = parser.parse_args(_of_earlier_run(sys.argv[1:] if argv is None else argv))
+    error = parser.error
+    args.source = args.resume / "args.yaml" if args.resume else vars(args)["from"]
+    del vars(args)["from"]
+    _show_traceback[:] = [args.debug]
     if args.sigma_min >= args.sigma_max:
         error(f"--sigma-min {args.sigma_min:g} --sigma-max {args.sigma_max:g}: accepted is sigma-min below "
               "sigma-max")
@@ -255,15 +276,52 @@ def _check_scan(args: argparse.Namespace, error) -> None:
         error("--dark needs --flat or --i0 beside it")
 
 
+def recorded_flags(path: Path) -> list[str]:
+    """The flags that a run's args.yaml holds, as a command line. ValueError for another file."""
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        tree = None
+    if not isinstance(tree, dict) or not {"method", "digests"} <= tree.keys() or not all(isinstance(k, str) for k in tree):
+        raise ValueError(f"{path}: not the args.yaml of a run; accepted: a file that a run of this program wrote")
+    return [part for name, value in tree.items() if value is not None and not isinstance(value, dict)
+            for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def _of_earlier_run(argv) -> list[str]:
+    """``argv`` behind the flags of the run that --from or --resume names."""
+    earlier = Parser(add_help=False, allow_abbrev=False)
+    for flag in ("--from", "--resume"):
+        earlier.add_argument(flag, type=existing_path, dest=flag[2:])
+    found, rest = earlier.parse_known_args(argv)
+    source = vars(found)["from"]
+    if source and found.resume:
+        earlier.error("--from and --resume are both given; accepted is one of them")
+    if found.resume:
+        if rest := [flag for flag in rest if flag not in ("-v", "--verbose", "-q", "--quiet", "--debug")]:
+            earlier.error(f"--resume {found.resume} goes on with the flags of that run; {rest[0]} is not accepted")
+        if (found.resume / "panel.png").exists() and not (found.resume / "state.pt").exists():
+            earlier.error(f"--resume {found.resume}: that run is complete")
+        source = found.resume / "args.yaml"
+    if source is None:
+        return list(argv)
+    with input_errors():
+        return [*recorded_flags(source), *argv]
+
+
 @contextmanager
 def input_errors(source=""):
     """End the program with one line and status 2 when reading or checking the user's input fails.
 
-    ``source`` is the flag or file to name, where the error itself cannot.
+    ``source`` is the flag or file to name, where the error itself cannot. With --debug the traceback comes first.
     """
     try:
         yield
     except (ValueError, OSError) as error:
+        if any(_show_traceback):
+            traceback.print_exc()
         reason = f"{error.filename}: {error.strerror}" if getattr(error, "strerror", None) else str(error)
         print(f"{Path(sys.argv[0]).name}: error: {source}{': ' * bool(source)}{reason}", file=sys.stderr)
         raise SystemExit(2) from None

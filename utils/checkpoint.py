@@ -1,6 +1,7 @@
 """Weights on disk: the published checkpoint layout, read without running code from the file."""
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from utils.files import complete_file
 
 # What torch.load raises, besides OSError, for a file that is no checkpoint.
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
-              AssertionError, OverflowError, struct.error)
+              AssertionError, OverflowError, MemoryError, struct.error, zipfile.BadZipFile)
 
 
 class EMA:
@@ -50,13 +51,23 @@ def read_checkpoint(path: str | Path) -> dict:
     Raises FileNotFoundError, or ValueError naming the file when it is anything else.
     """
     try:
+        _check_sizes(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path}: not a checkpoint of plain tensors ({reason[:120]})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}; accepted: a dict of weights")
     return content
+
+
+def _check_sizes(path: str | Path) -> None:
+    """ValueError for a file that unpacks to more than it is, which `torch.save` never writes."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            claimed, stored = sum(item.file_size for item in archive.infolist()), Path(path).stat().st_size
+        if claimed > stored:
+            raise ValueError(f"{claimed} bytes in a file of {stored}")
 
 
 def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> dict:
@@ -101,7 +112,10 @@ def _check(path, name: str, value, expected: torch.Tensor) -> None:
         found = f"shape {list(value.shape)}" if torch.is_tensor(value) else type(value).__name__
         raise ValueError(f"{path}: tensor {name} has {found}, expected {list(expected.shape)}; is the checkpoint "
                          "of another config?")
-    if not torch.isfinite(value).all():
+    if value.layout != torch.strided or value.device.type != "cpu" or not value.dtype.is_floating_point:
+        raise ValueError(f"{path}: tensor {name} is {value.dtype}, {value.layout}, on {value.device}; accepted: real "
+                         "numbers, dense, on cpu")
+    if not torch.isfinite(value.to(expected.dtype)).all():
         raise ValueError(f"{path}: tensor {name} holds NaN or infinite values")
 
 

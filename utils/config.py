@@ -1,8 +1,9 @@
 """Configs of the published layout: YAML with the sections training, sampling, data and model."""
 from pathlib import Path
 
-import yaml
 from ml_collections import ConfigDict
+
+from utils.yaml_file import read_yaml, short
 
 NUMBER, WHOLE, FLAG, TEXT = "a number", "a whole number", "true or false", "a text"
 WHOLES, NUMBERS = "a list of whole numbers", "a list of numbers"
@@ -53,15 +54,12 @@ def load_config(path: str | Path) -> ConfigDict:
     key, for a file that is not YAML, a missing, misspelt or wrongly typed key, or a sampling setting that is
     not built; FileNotFoundError when there is no such file.
     """
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a YAML file ({str(error).splitlines()[0]})") from None
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: expected the sections {', '.join(KEYS)}")
     _compare_names(path, "", tree, [*KEYS, "seed"], optional=["seed"])
     if not CHECKS[WHOLE](tree.setdefault("seed", SEED)):
-        raise ValueError(f"{path}: seed: {tree['seed']!r}; expected {WHOLE}")
+        raise ValueError(f"{path}: seed: {short(tree['seed'])}; expected {WHOLE}")
     for section, keys in KEYS.items():
         if not isinstance(tree[section], dict):
             raise ValueError(f"{path}: {section}: expected a section with keys")
@@ -70,10 +68,10 @@ def load_config(path: str | Path) -> ConfigDict:
         tree[section] = optional | tree[section]
         for key, kind in keys.items():
             if not CHECKS[kind](tree[section][key]):
-                raise ValueError(f"{path}: {section}.{key}: {tree[section][key]!r}; expected {kind}")
+                raise ValueError(f"{path}: {section}.{key}: {short(tree[section][key])}; expected {kind}")
     for key, built in SAMPLING.items():
         if tree["sampling"][key] != built:
-            raise ValueError(f"{path}: sampling.{key}: {tree['sampling'][key]!r} is not supported; "
+            raise ValueError(f"{path}: sampling.{key}: {short(tree['sampling'][key])} is not supported; "
                              f"accepted: {built!r}")
     return ConfigDict(tree)
 
@@ -90,6 +88,6 @@ def _compare_names(path, prefix: str, found: dict, expected, optional=()) -> Non
     unknown = [key for key in found if key not in expected]
     missing = [key for key in expected if key not in found and key not in optional]
     if unknown:
-        raise ValueError(f"{path}: unknown key {prefix}{unknown[0]}")
+        raise ValueError(f"{path}: unknown key {prefix}{short(unknown[0]) if not isinstance(unknown[0], str) else short(unknown[0])[1:-1]}")
     if missing:
         raise ValueError(f"{path}: missing key {prefix}{missing[0]}")

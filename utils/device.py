@@ -1,4 +1,7 @@
-"""Where the computation runs."""
+"""Where the computation runs, and what it took."""
+import sys
+from contextlib import suppress
+
 import torch
 
 
@@ -19,3 +22,15 @@ def choose_device(name: str, gpu: int = 0) -> torch.device:
     if int(index) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
     return torch.device(name)
+
+
+def peak_memory() -> str:
+    """The most memory this process has had at a time, in words; that of the GPU too where one was used."""
+    words = []
+    with suppress(ImportError):     # Windows
+        import resource
+        unit = 1 if sys.platform == "darwin" else 1024      # macOS counts bytes, Linux KiB
+        words.append(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB")
+    if torch.cuda.is_initialized():
+        words.append(f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB of the GPU")
+    return ", ".join(words) or "unknown"

@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 
 import yaml
 
-from utils.files import complete_file
+from utils.files import complete_file, content_digest
 
 ENTRIES = {"CT": "recon_CBCT.py", "MR": "recon_MRI_ZSR.py"}
 TASKS = {"SVCT": "CT", "LACT": "CT", "ZSR": "MR"}
@@ -275,19 +275,6 @@ def _resolve(flags: dict, root: Path, digests: dict) -> tuple[dict, str]:
             digests[path] = content_digest(path)
         flags[name], content[name] = str(path), digests[path]
     return flags, json.dumps(content, sort_keys=True)
-
-
-def content_digest(*paths: Path) -> str:
-    """SHA-256 of the content of files, and of everything below folders with its names there."""
-    total = hashlib.sha256()
-    for path in paths:
-        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-            content = hashlib.sha256()
-            with open(file, "rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    content.update(chunk)
-            total.update(str(file.relative_to(path)).encode() + content.digest())
-    return total.hexdigest()
 
 
 # Posterior samples --------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Files that are complete or not there."""
+"""Files that are complete or not there, and what is in them."""
+import hashlib
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,3 +19,16 @@ def complete_file(path: str | Path):
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def content_digest(*paths: Path) -> str:
+    """SHA-256 of the content of files, and of everything below folders with its names there."""
+    total = hashlib.sha256()
+    for path in paths:
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            content = hashlib.sha256()
+            with open(file, "rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    content.update(chunk)
+            total.update(str(file.relative_to(path)).encode() + content.digest())
+    return total.hexdigest()

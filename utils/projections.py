@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import SimpleITK as sitk
 
-from utils.volume import check_voxels
+from utils.volume import check_nifti
 
 IMAGES = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO",
           ".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO"}    # SimpleITK's readers
@@ -162,6 +162,8 @@ def _read_npy(path: Path) -> np.ndarray:
 
 def _read_image(path: Path, image_io: str) -> np.ndarray:
     """The pixels of a scalar image, in the memory that SimpleITK's reader ``image_io`` put them."""
+    if image_io == "NiftiImageIO":
+        check_nifti(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
@@ -171,9 +173,7 @@ def _read_image(path: Path, image_io: str) -> np.ndarray:
         if pixel not in SCALARS:
             raise ValueError(f"{path}: values of type {sitk.GetPixelIDValueAsString(pixel)}; accepted: integers or real "
                              "numbers, one a pixel")
-        if image_io == "NiftiImageIO":
-            check_voxels(path, size, reader)
-        elif image_io != "TIFFImageIO":
+        if image_io in ("MetaImageIO", "NrrdImageIO"):
             _check_data(path, image_io == "MetaImageIO", prod(size) * SCALARS[pixel])
         image = reader.Execute()
     except RuntimeError as error:

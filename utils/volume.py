@@ -10,10 +10,24 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
+from utils.dicom import read_series
 from utils.files import complete_file
 
 CT_WINDOW = (-1000.0, 1600.0)    # HU that the prior's intensities 0 and 1 stand for
 SUFFIXES = (".nii", ".nii.gz")
+SPACINGS, FARTHEST = (1e-4, 1e4), 1e6    # mm: of a voxel, and from the origin, that a patient or a sample can have
+NIFTI_TYPES = {2: ("u1", 1), 4: ("i2", 1), 8: ("i4", 1), 16: ("f4", 1), 64: ("f8", 1), 256: ("i1", 1), 512: ("u2", 1),
+               768: ("u4", 1), 1024: ("i8", 1), 1280: ("u8", 1), 32: ("f4", 2), 1792: ("f8", 2), 128: ("u1", 3),
+               2304: ("u1", 4)}    # code: type and how many of it a voxel has
+NIFTI_NAMES = ("dim", "datatype", "bitpix", "pixdim", "vox_offset", "scl_slope", "scl_inter", "qform_code",
+               "sform_code", "quatern", "srow")
+NIFTI_FIELDS = {    # sizeof_hdr: what of the header is looked at, and where
+    348: {"size": 348, "magic": (344, 347), "mark": b"n+1",
+          "offsets": [40, 70, 72, 76, 108, 112, 116, 252, 254, 256, 280],
+          "types": dict(zip(NIFTI_NAMES, ("8i2", "i2", "i2", "8f4", "f4", "f4", "f4", "i2", "i2", "6f4", "12f4")))},
+    540: {"size": 540, "magic": (4, 7), "mark": b"n+2",
+          "offsets": [16, 12, 14, 104, 168, 176, 184, 344, 348, 352, 400],
+          "types": dict(zip(NIFTI_NAMES, ("8i8", "i2", "i2", "8f8", "i8", "f8", "f8", "i4", "i4", "6f8", "12f8")))}}
 
 
 @dataclass(frozen=True)
@@ -70,18 +84,41 @@ class Volume:
         return self._moved(array, (0, 0, (factor - 1) / 2), (*self.spacing[:2], self.spacing[2] * factor))
 
 
-def read_volume(path: str | Path, orientation: str | None = None) -> Volume:
-    """Read a scalar 3D NIfTI file.
+def read_volume(path: str | Path, orientation: str | None = None, series: str | None = None) -> Volume:
+    """Read a scalar 3D NIfTI file, or a folder with a CT or MR series in DICOM (see `utils.dicom.read_series`).
 
     ``orientation``: a three-letter code such as "LPI" to flip and permute the axes to, as in
-    `SimpleITK.DICOMOrient` (axes of an oblique scan go to the nearest one). Raises FileNotFoundError, or
-    ValueError in one line that names the file, what was found and what is accepted.
+    `SimpleITK.DICOMOrient` (axes of an oblique scan go to the nearest one). ``series`` chooses one of several in a
+    folder. Raises FileNotFoundError, or ValueError in one line that names the file, what was found and what is
+    accepted.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        image = read_series(path, series)
+    elif not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    elif series is not None:
+        raise ValueError(f"{path}: --series {series} for a file; accepted with a folder of DICOM slices")
+    else:
+        image = _read_nifti(path)
+    if orientation:
+        image = sitk.DICOMOrient(image, orientation)
+    array = sitk.GetArrayFromImage(image)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: voxels of type {array.dtype}; accepted: integers or real numbers")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path}: voxels beyond the range of float32; accepted: finite values")
+    return Volume(array, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+
+def _read_nifti(path: Path) -> sitk.Image:
     if not path.name.lower().endswith(SUFFIXES):
-        raise ValueError(f"{path}: not a NIfTI file; accepted: names that end in {' or '.join(SUFFIXES)}")
+        raise ValueError(f"{path}: not a NIfTI file; accepted: names that end in {' or '.join(SUFFIXES)}, or a folder "
+                         "of DICOM slices")
+    check_nifti(path)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)    # what matters is an error here
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NiftiImageIO")
     reader.SetFileName(str(path))
@@ -92,25 +129,22 @@ def read_volume(path: str | Path, orientation: str | None = None) -> Volume:
             raise ValueError(f"{path}: {len(size)}D image of size {' x '.join(map(str, size))}; accepted: 3D")
         if components != 1:
             raise ValueError(f"{path}: {components} values a voxel; accepted: one (a grey-value volume)")
-        check_voxels(path, size, reader)
-        image = reader.Execute()
+        spacing, origin = reader.GetSpacing(), reader.GetOrigin()
+        if not all(SPACINGS[0] <= step <= SPACINGS[1] for step in spacing):
+            raise ValueError(f"{path}: voxels of {' x '.join(f'{step:g}' for step in spacing)} mm; accepted: "
+                             f"{SPACINGS[0]:g} to {SPACINGS[1]:g} mm")
+        if not all(abs(place) <= FARTHEST for place in origin):
+            raise ValueError(f"{path}: origin {', '.join(f'{place:g}' for place in origin)} mm; accepted: up to "
+                             f"{FARTHEST:g} mm")
+        return reader.Execute()
     except RuntimeError as error:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
         raise ValueError(f"{path}: cannot be read as NIfTI ({reason})") from None
-    if orientation:
-        image = sitk.DICOMOrient(image, orientation)
-    array = sitk.GetArrayFromImage(image)
-    if array.dtype.kind not in "iuf":
-        raise ValueError(f"{path}: voxels of type {array.dtype}; accepted: integers or real numbers")
-    array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{path}: voxels beyond the range of float32; accepted: finite values")
-    return Volume(array, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 
-def read_unit_ct(path: str | Path, begin: int, end: int, size: int) -> Volume:
+def read_unit_ct(path: str | Path, begin: int, end: int, size: int, series: str | None = None) -> Volume:
     """Slices ``begin`` to ``end`` of a CT in HU as the prior sees them: LPI, window to [0, 1], ``size`` x ``size``."""
-    volume = read_volume(path, "LPI").crop(begin, end)
+    volume = read_volume(path, "LPI", series).crop(begin, end)
     try:
         return volume.with_array(scale_to_unit(volume.array, *CT_WINDOW)).resize(size)
     except ValueError as error:
@@ -123,29 +157,72 @@ def empty_volume(shape, voxel_size, centre) -> Volume:
     return Volume(np.broadcast_to(np.float32(0), shape), tuple(voxel_size[::-1]), tuple(origin[::-1]))
 
 
-def check_voxels(path: Path, size, reader: sitk.ImageFileReader) -> None:
-    """Look at the stored bytes for what the reader passes over: it takes missing voxels and NaN for zeros.
+def check_nifti(path: Path) -> None:
+    """Look at a NIfTI file's own bytes for what the reader passes over, never ends on, or allocates memory for.
 
-    Raises ValueError when the file ends before its last voxel or holds values that are not finite.
+    It takes missing voxels and NaN for zeros and a voxel size of zero for 1 mm, and never returns from some axes
+    that are NaN. Raises ValueError when a number of the header is none that a volume can have, when the file ends
+    before its last voxel, or when it holds values that are not finite.
     """
-    voxel = int(float(reader.GetMetaData("bitpix"))) // 8    # as stored: the reader's type is that after rescaling
-    stored = {"16": "f4", "64": "f8"}.get(reader.GetMetaData("datatype"))    # NIfTI's codes of real numbers
-    missing, bad = math.prod(size) * voxel, 0
     try:
         with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
-            header = stream.read(int(float(reader.GetMetaData("vox_offset"))))
-            order = "<" if int.from_bytes(header[:4], "little") in (348, 540) else ">"
+            order, header = _nifti_header(path, stream)
+            code, size = int(header["datatype"]), header["dim"][1:int(header["dim"][0]) + 1].tolist()
+            kind, count = NIFTI_TYPES[code]
+            voxel = np.dtype(kind).itemsize * count
+            missing, bad = math.prod(size) * voxel, 0
+            stream.seek(int(header["vox_offset"]))
             while missing and (chunk := stream.read(min(missing, 1 << 22))):
                 missing -= len(chunk)
-                if stored:
-                    values = np.frombuffer(chunk[:len(chunk) // voxel * voxel], order + stored)
+                if kind[0] == "f":
+                    width = np.dtype(kind).itemsize
+                    values = np.frombuffer(chunk[:len(chunk) // width * width], order + kind)
                     bad += values.size - int(np.isfinite(values).sum())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}: damaged or incomplete gzip file ({error})") from None
+        raise ValueError(f"{path}: cannot be read, damaged or incomplete gzip file ({error})") from None
     if missing:
         raise ValueError(f"{path}: {missing} bytes short of its {' x '.join(map(str, size))} voxels")
     if bad:
         raise ValueError(f"{path}: {bad} voxels are NaN or infinite; accepted: finite values")
+
+
+def _nifti_header(path: Path, stream) -> tuple[str, np.void]:
+    """Byte order and header of a NIfTI-1 or NIfTI-2 file, checked. (https://nifti.nimh.nih.gov)"""
+    start = stream.read(540)
+    order = next((order for order in "<>" if int.from_bytes(start[:4], {"<": "little", ">": "big"}[order])
+                  in NIFTI_FIELDS), None)
+    fields = NIFTI_FIELDS[int.from_bytes(start[:4], {"<": "little", ">": "big"}[order])] if order else None
+    if not fields or len(start) < fields["size"] or start[slice(*fields["magic"])] != fields["mark"]:
+        raise ValueError(f"{path}: cannot be read as NIfTI (no header of NIfTI-1 or NIfTI-2 in one file)")
+    header = np.frombuffer(start, np.dtype({"names": list(fields["types"]), "offsets": fields["offsets"],
+                                            "formats": [order + kind for kind in fields["types"].values()],
+                                            "itemsize": fields["size"]}), 1)[0]
+    dim, axes = header["dim"].tolist(), int(header["dim"][0])
+    step, code = header["pixdim"].astype(float), int(header["datatype"])
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    column = np.linalg.norm(np.clip(header["srow"].reshape(3, 4)[:, :3].astype(float), -1e9, 1e9), axis=0)
+    for bad, name, found, accepted in (
+            (not 1 <= axes <= 7 or min(dim[1:axes + 1]) < 1, "dim", dim, "sizes of 1 or more on 1 to 7 axes"),
+            (code not in NIFTI_TYPES, "datatype", code, f"one of {', '.join(map(str, NIFTI_TYPES))}"),
+            (code in NIFTI_TYPES and header["bitpix"] != np.dtype(NIFTI_TYPES[code][0]).itemsize
+             * NIFTI_TYPES[code][1] * 8, "bitpix", header["bitpix"], f"that of datatype {code}"),
+            (not (step[1:min(axes, 3) + 1] > 0).all() or not np.isfinite(step[1:]).all(), "pixdim", step[1:4].tolist(),
+             "positive voxel sizes"),
+            (not fields["size"] <= header["vox_offset"] < 2 ** 31, "vox_offset", header["vox_offset"],
+             "bytes behind the header"),
+            (math.isinf(slope) or slope and not (math.isnan(slope) or math.isfinite(inter)), "scl_slope, scl_inter",
+             [slope, inter], "finite numbers"),
+            (header["qform_code"] > 0 and not (np.isfinite(header["quatern"]).all()
+                                               and np.square(header["quatern"][:3], dtype=float).sum() < 1.001),
+             "qform", header["quatern"].tolist(), "a rotation and a finite offset"),
+            (header["sform_code"] > 0 and not (np.isfinite(header["srow"]).all() and (column > 0).all()),
+             "sform", header["srow"].tolist(), "finite numbers, axes of a length"),
+            (header["sform_code"] > 0 >= header["qform_code"] and axes > 2
+             and not np.allclose(column, step[1:4], rtol=0.01), "sform", column.tolist(),
+             f"axes as long as pixdim, {step[1:4].tolist()}")):
+        if bad:
+            raise ValueError(f"{path}: cannot be read as NIfTI ({name} is {found}; accepted: {accepted})")
+    return order, header
 
 
 def write_volume(path: str | Path, volume: Volume) -> None:

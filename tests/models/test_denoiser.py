@@ -87,3 +87,34 @@ def test_progress_sees_every_batch(network):
     x = torch.rand(7, 1, 16, 16)
     score(x, 0.3), score.vjp(x, 0.3, x)
     assert seen == [3, 3]
+
+
+def test_a_batch_that_memory_is_short_for_is_halved_once_and_said(network, caplog):
+    class Small(nn.Module):
+        multiple, calls = network.multiple, []
+
+        def forward(self, x, sigma):
+            self.calls.append(len(x))
+            if len(x) > 2:
+                raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+            return network(x, sigma)
+
+    x = torch.rand(7, 1, 16, 16)
+    score = SliceScore(Small(), 6, "cpu")
+    whole = SliceScore(network, 7, "cpu")(x, 0.3)
+    assert (score(x, 0.3) - whole).norm() <= 1e-5 * whole.norm()
+    assert Small.calls == [6, 3, 1, 1, 1, 1, 1, 1, 1] and [r.args for r in caplog.records] == [(3,), (1,)]
+    assert (score(x, 0.3) - whole).norm() <= 1e-5 * whole.norm() and len(Small.calls) == 16    # no new tries
+    v = torch.rand(7, 1, 16, 16)
+    torch.testing.assert_close(score.vjp(x, 0.3, v), SliceScore(network, 7, "cpu").vjp(x, 0.3, v), rtol=1e-4, atol=1e-4)
+
+
+def test_other_errors_of_the_network_come_through():
+    class Broken(nn.Module):
+        multiple = 4
+
+        def forward(self, x, sigma):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        SliceScore(Broken(), 6, "cpu")(torch.rand(7, 1, 16, 16), 0.3)

@@ -16,9 +16,19 @@ from utils.volume import Volume, read_volume
 TEMPLATE = Volume(np.zeros((12, 16, 14), np.float32), (1.5, 2, 3), (4, 5, 6))
 
 
+@pytest.fixture(autouse=True)
+def inputs(tmp_path_factory, monkeypatch):
+    """A working folder with the files that a run names, whose content it notes."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("inputs"))
+    for name in ("a/scan.nii.gz", "c/prior.yaml"):
+        Path(name).parent.mkdir()
+        Path(name).write_text("content")
+
+
 def options(tmp_path, **changes):
     values = dict(task="SVCT", degree=20, method="DDS", data=Path("a/scan.nii.gz"), config_path=Path("c/prior.yaml"),
-                  sino_noise=0.0, output_dir=tmp_path, save_intermediates=False)
+                  sino_noise=0.0, output_dir=tmp_path, save_intermediates=False, resume=None, source=None,
+                  no_report=False)
     return Namespace(**values | changes)
 
 
@@ -32,7 +42,7 @@ def test_the_folder_names_what_was_run(tmp_path):
     other = make(tmp_path, "ZSR", sino_noise=1e4, config_path=None)
     assert other.folder.parent == tmp_path / "no-prior" / "scan" / "SVCT-20" / "DDS" / "poisson-10000"
     settings = yaml.safe_load((run.folder / "args.yaml").read_text())
-    assert settings["degree"] == 20 and settings["data"] == "a/scan.nii.gz" and settings["versions"]["torch"]
+    assert settings["degree"] == 20 and settings["data"] == str(Path("a/scan.nii.gz").absolute()) and settings["versions"]["torch"]
 
 
 def test_two_runs_in_the_same_second_do_not_share_a_folder(tmp_path):
@@ -57,22 +67,23 @@ def test_volumes_are_in_the_inputs_units_and_place(tmp_path, capsys):
     assert (saved.spacing, saved.origin) == (TEMPLATE.spacing, TEMPLATE.origin)
     metrics = json.loads((run.folder / "metrics.json").read_text())
     assert list(metrics) == ["recon"]
-    assert set(metrics["recon"]) == {"psnr", "ssim", "inter_slice_error", "axial", "coronal", "sagittal"}
+    assert set(metrics["recon"]) == {"psnr", "ssim", "inter_slice_error", "sharpness", "axial", "coronal", "sagittal"}
     assert metrics["recon"]["psnr"] == pytest.approx(40, abs=0.1)
     assert capsys.readouterr().out.splitlines()[-1] == str(run.folder)
     assert sorted(p.name for p in run.folder.iterdir()) == ["GT.nii.gz", "args.yaml", "metrics.json", "panel.png",
-                                                            "recon.nii.gz"]
+                                                            "recon.nii.gz", "report.html"]
 
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_intermediates_only_on_request(tmp_path, capsys, wanted):
+def test_intermediates_only_on_request(tmp_path, caplog, wanted):
+    caplog.set_level("INFO")
     run = make(tmp_path, save_intermediates=wanted)
     callback = run.watch(2)
     for level in range(2):
         callback({"level": level, "sigma": 1 / (level + 1), "x0": torch.zeros(12, 1, 16, 14)})
     found = sorted(p.name for p in run.folder.glob("level-*"))
     assert found == (["level-0001.nii.gz", "level-0002.nii.gz"] if wanted else [])
-    assert "noise levels: 2 of 2, sigma 0.5" in capsys.readouterr().out     # not a terminal: lines, no bar
+    assert "noise levels: 2 of 2, sigma 0.5" in caplog.text     # not a terminal: lines, no bar
 
 
 def test_a_panel_shows_every_volume(tmp_path):

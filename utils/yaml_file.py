@@ -1,0 +1,83 @@
+"""YAML files, without what YAML passes over in silence or can be made to blow up with."""
+import yaml
+
+LONGEST = 500_000           # characters; they take some 5 s
+MOST = 100_000              # values that a text with aliases may stand for
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node, deep=False):
+        names = set()
+        for key, _ in node.value:
+            name = None if key.tag.endswith(":merge") else self.construct_object(key, deep=True)
+            if name is not None and name in names:
+                raise ValueError(f"line {key.start_mark.line + 1}: the key {name!r} stands twice")
+            names.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str):
+    """The tree that a YAML text stands for. ValueError in one line for anything that is no such text.
+
+    Refused are keys that stand twice, aliases (*name) that stand for themselves or for more than `MOST` values in
+    all, nesting too deep for the parser, and texts of more than `LONGEST` characters.
+    """
+    if len(text) > LONGEST:
+        raise ValueError(f"{len(text)} characters of YAML; accepted: {LONGEST} or fewer")
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count(node, {}) > max(MOST, len(text)):    # without aliases a value takes a character or more
+            raise ValueError(f"aliases for more than {MOST} values; accepted: fewer, or none")
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error)
+        raise ValueError(f"not a YAML file ({_line(reason)}{where})") from None
+    except RecursionError:
+        raise ValueError("not a YAML file (nested too deep)") from None
+    except (LookupError, AttributeError, TypeError, ArithmeticError) as error:    # of tags and numbers that are none
+        raise ValueError(f"not a YAML file (a value cannot be read: {_line(str(error))})") from None
+    except ValueError as error:
+        raise ValueError(f"not a YAML file ({_line(str(error))})") from None
+
+
+def read_yaml(path):
+    """`parse_yaml` of a file; its ValueError names the file. OSError when the file cannot be read."""
+    with open(path, encoding="utf-8") as stream:
+        try:
+            return parse_yaml(stream.read(LONGEST + 1))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not a YAML file ({_line(str(error))})") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def short(value) -> str:
+    """One line that shows a value, or its beginning."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _count(node, known: dict) -> int:
+    """How many values a node has with its aliases written out; each node is counted once."""
+    if id(node) in known:
+        if known[id(node)] is None:
+            raise ValueError("an alias stands for itself; accepted: for something else")
+        return known[id(node)]
+    known[id(node)] = None
+    children = node.value if isinstance(node, yaml.CollectionNode) else ()
+    if isinstance(node, yaml.MappingNode):
+        children = [child for pair in children for child in pair]
+    known[id(node)] = total = 1 + sum(_count(child, known) for child in children)
+    return total
