@@ -30,7 +30,7 @@ def reconstruct(args) -> None:
     from physics.backends import cone_beam_operator
     from physics.ct import fdk, lact_views, sirt, svct_views
     from physics.noise import add_noise, poisson_weights, snr_db
-    from utils.checkpoint import load_weights
+    from utils.checkpoint import check_prior, load_weights
     from utils.config import check_levels, load_config
     from utils.device import choose_device
     from utils.result import Run, progress_bar
@@ -57,7 +57,8 @@ def reconstruct(args) -> None:
             check_levels(config, args.sigma_min, args.sigma_max)
             with input_errors(args.config_path):
                 network = NCSNpp(config)
-            load_weights(network, args.checkpoint_path)
+            weights_file = load_weights(network, args.checkpoint_path)
+            check_prior(weights_file, args.checkpoint_path, "ct", config, place.array.shape[2])
             score = SliceScore(network, args.batch_size, device,
                                lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
         run = Run(args, "CBCT", place, lambda x: x[:, 0], CT_WINDOW, slice_axis=0)
@@ -136,7 +137,7 @@ def simulated_scan(args):
     from utils.volume import read_unit_ct
 
     scan = read_geometry(args.geometry, "mu_water")
-    volume = read_unit_ct(args.data, args.slice_begin, args.slice_end, args.recon_size)
+    volume = read_unit_ct(args.data, args.slice_begin, args.slice_end, args.recon_size, args.series)
     with input_errors(f"--recon-size {args.recon_size} with --geometry {args.geometry}"):
         scan = scan.on_grid(volume.array.shape, volume.spacing[::-1] if scan.unit == "mm" else (1.0, 1.0, 1.0))
     return scan, volume, None
@@ -157,7 +158,7 @@ def measured_scan(args):
                             (z, y * height / args.recon_size, x * width / args.recon_size))
     place = empty_volume(scan.volume_shape, scan.voxel_size, scan.volume_centre)
     if args.data:
-        place = read_unit_ct(args.data, 0, 0, scan.volume_shape[2])
+        place = read_unit_ct(args.data, 0, 0, scan.volume_shape[2], args.series)
         if place.array.shape != scan.volume_shape:
             raise ValueError(f"{args.data}: {' x '.join(map(str, place.array.shape))} voxels (z, y, x) are no reference "
                              f"for the {' x '.join(map(str, scan.volume_shape))} of {args.geometry}")

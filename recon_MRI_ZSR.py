@@ -28,7 +28,7 @@ def reconstruct(args) -> None:
     from models.ncsnpp import NCSNpp
     from physics.noise import add_noise, snr_db
     from physics.zsr import ZAverage
-    from utils.checkpoint import load_weights
+    from utils.checkpoint import check_prior, load_weights
     from utils.config import check_levels, load_config
     from utils.device import choose_device
     from utils.result import Run, progress_bar
@@ -37,7 +37,7 @@ def reconstruct(args) -> None:
     # 1. What is asked for: volume, prior, operator. Everything that can be wrong is found here.
     with input_errors():
         device = choose_device(args.device, args.gpu)
-        volume = read_volume(args.data)
+        volume = read_volume(args.data, series=args.series)
         window = float(volume.array.min()), float(volume.array.max())
         volume = volume.crop(args.slice_begin, args.slice_end)
         depth = volume.array.shape[0]
@@ -55,7 +55,7 @@ def reconstruct(args) -> None:
         check_levels(config, args.sigma_min, args.sigma_max)
         with input_errors(args.config_path):
             network = NCSNpp(config)
-        load_weights(network, args.checkpoint_path)
+        check_prior(load_weights(network, args.checkpoint_path), args.checkpoint_path, "mr", config)
         score = SliceScore(network, args.batch_size, device,
                            lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
         run = Run(args, "ZSR", volume, to_volume, window, slice_axis=1)

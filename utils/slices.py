@@ -80,8 +80,8 @@ def volume_slices(path: Path, modality: str, cache: Path) -> CachedSlices:
             raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
     stat = path.stat()
-    return _cached(cache, f"{modality}-{path.name.split('.')[0]}", (str(path.resolve()), stat.st_size, stat.st_mtime_ns),
-                   make)
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    return _cached(cache, f"{modality}-{path.name.split('.')[0]}", key, make)
 
 
 def phantom_slices(seed: int, modality: str, size: int, cache: Path) -> CachedSlices:

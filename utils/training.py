@@ -51,7 +51,8 @@ def check_same_run(path, saved: dict | None, run: dict) -> None:
                          "with --init: as weights to start from")
     for flag, value in run.items():
         if saved.get(flag) != value:
-            raise ValueError(f"{flag} {value}: {path} was made with {saved.get(flag)}; accepted with --resume: the same")
+            raise ValueError(f"{flag} {value}: {path} was made with {saved.get(flag)}; "
+                             "accepted with --resume: the same")
 
 
 @contextmanager

@@ -1,7 +1,11 @@
 """Medical volumes on disk and their geometry: read, reorient, crop, resize, write."""
+import errno
 import gzip
 import math
+import os
+import sys
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -178,6 +182,7 @@ def check_nifti(path: Path) -> None:
                     width = np.dtype(kind).itemsize
                     values = np.frombuffer(chunk[:len(chunk) // width * width], order + kind)
                     bad += values.size - int(np.isfinite(values).sum())
+            stream.read(1)    # of a gzip file, this compares the checksum that stands at its end
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: cannot be read, damaged or incomplete gzip file ({error})") from None
     if missing:
@@ -234,9 +239,36 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     image.SetDirection(volume.direction)
     try:
         with complete_file(path) as partial:
-            sitk.WriteImage(image, str(partial))
+            with _nifti_library_silenced():
+                sitk.WriteImage(image, str(partial))
+            if _stored_size(partial) % 2**32 != (352 + volume.array.size * 4) % 2**32:     # NIfTI-1 header, float32 voxels
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     except RuntimeError as error:
         raise OSError(f"{path}: cannot be written ({str(error).splitlines()[-1].strip()})") from None
+
+
+def _stored_size(path: Path) -> int:
+    """Bytes of a file, of a gzip file before compression (modulo 2^32): the writer says nothing of a full disk."""
+    size = path.stat().st_size
+    if path.suffix != ".gz" or size < 18:
+        return size
+    with open(path, "rb") as stream:
+        stream.seek(-4, os.SEEK_END)
+        return int.from_bytes(stream.read(4), "little")
+
+
+@contextmanager
+def _nifti_library_silenced():
+    """Keeps the lines off standard error that the NIfTI library prints there itself when a disk is full."""
+    sys.stderr.flush()
+    standard_error, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(standard_error, 2)
+        os.close(standard_error)
+        os.close(nowhere)
 
 
 def scale_to_unit(array: np.ndarray, low: float, high: float) -> np.ndarray:

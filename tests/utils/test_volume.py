@@ -1,4 +1,6 @@
 """Volumes: where every voxel lies in the patient survives reorientation, crop, resize and the file."""
+import os
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -144,3 +146,20 @@ def test_scaling_clamps_and_inverts():
     for constant, low, high in ((5.0, 5, 5), (5.0, 0, 9), (-2000.0, -1000, 1600), (2000.0, -1000, 1600)):
         with pytest.raises(ValueError, match="all voxels have one value"):
             scale_to_unit(np.full(3, constant), low, high)
+
+
+@pytest.mark.parametrize("name, kept", [("a.nii.gz", 700), ("a.nii.gz", 5), ("a.nii", 700), ("a.nii", 0)])
+def test_a_volume_that_the_disk_has_no_room_for_is_an_error(tmp_path, monkeypatch, name, kept):
+    write = sitk.WriteImage
+
+    def cut_short(image, path):     # as the NIfTI library does, without an error
+        write(image, path)
+        os.truncate(path, kept)
+
+    volume = Volume(np.random.default_rng(0).random((5, 6, 7), dtype=np.float32))
+    write_volume(tmp_path / name, volume)
+    whole = (tmp_path / name).read_bytes()
+    monkeypatch.setattr(sitk, "WriteImage", cut_short)
+    with pytest.raises(OSError, match="No space left"):
+        write_volume(tmp_path / name, volume)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_bytes() == whole
