@@ -21,7 +21,7 @@ PROJECTORS = ("auto", "native", "torch_radon", "astra")
 DEMO_GEOMETRY = Path(__file__).resolve().parents[1] / "configs" / "geometry" / "demo.yaml"
 
 
-_show_traceback = []    # [True] with --debug
+show_traceback = []    # not empty while a program runs with --debug
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -218,7 +218,6 @@ def parse_args(problem: str, argv=None) -> argparse.Namespace:
     error = parser.error
     args.source = args.resume / "args.yaml" if args.resume else vars(args)["from"]
     del vars(args)["from"]
-    _show_traceback[:] = [args.debug]
     if args.sigma_min >= args.sigma_max:
         error(f"--sigma-min {args.sigma_min:g} --sigma-max {args.sigma_max:g}: accepted is sigma-min below "
               "sigma-max")
@@ -322,7 +321,7 @@ def input_errors(source=""):
     try:
         yield
     except (ValueError, OSError) as error:
-        if any(_show_traceback):
+        if show_traceback:
             traceback.print_exc()
         reason = f"{error.filename}: {error.strerror}" if getattr(error, "strerror", None) else str(error)
         print(f"{Path(sys.argv[0]).name}: error: {source}{': ' * bool(source)}{reason}", file=sys.stderr)

@@ -5,6 +5,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+from utils.args import show_traceback
+
 LEVELS = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}    # by -q, nothing, -v
 
 
@@ -22,6 +24,7 @@ def failures(args):
     ``args.folder``, once there is one, is the run's folder, which --resume goes on from. With ``args.debug`` the
     traceback is shown.
     """
+    show_traceback.extend([True] * args.debug)
     try:
         yield
     except (KeyboardInterrupt, MemoryError, OSError, RuntimeError) as error:
@@ -32,6 +35,8 @@ def failures(args):
         resume = f"; go on with --resume {folder}" if folder else ""
         print(f"{Path(sys.argv[0]).name}: {reason}{resume}", file=sys.stderr)
         raise SystemExit(status) from None
+    finally:
+        show_traceback.clear()
 
 
 def _reason(error) -> tuple:
