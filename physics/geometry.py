@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from utils.yaml_file import read_yaml, short
+from utils.yaml_file import key_name, read_yaml, short
 
 UNITS = ("mm", "voxel")
 NUMBERS = {                                                     # how many, and what they must be
@@ -219,7 +219,7 @@ def read_geometry(path, *needed):
         raise ValueError(f"{path}: expected keys and values, found {short(tree)}; keys are {', '.join(names)}")
     for key in tree:
         if key not in names:
-            raise ValueError(f"{path}: {short(key) if not isinstance(key, str) else short(key)[1:-1]}: unknown key; keys are {', '.join(names)}")
+            raise ValueError(f"{path}: {key_name(key)}: unknown key; keys are {', '.join(names)}")
     if "det_shape" not in tree:
         raise ValueError(f"{path}: det_shape: missing; expected 2 positive whole numbers (v, u)")
     try:
@@ -255,7 +255,7 @@ def _table(path):
             table = np.asarray(np.lib.format.open_memmap(path, mode="r"))    # compares the file's size with its header
         else:
             table = np.loadtxt(path, delimiter="," if suffix == ".csv" else None, ndmin=2)
-    except (OSError, ValueError, SyntaxError, tokenize.TokenError) as error:
+    except (OSError, ValueError, OverflowError, SyntaxError, tokenize.TokenError) as error:
         raise ValueError(f"view_vectors: {path} cannot be read ({' '.join(str(error).split())[:120]})") from None
     if table.ndim != 2 or table.shape[1] != 12 or table.dtype.kind not in "iuf":
         raise ValueError(f"view_vectors: expected 12 numbers a view, found {table.dtype} {list(table.shape)} in "

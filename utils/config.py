@@ -3,7 +3,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from utils.yaml_file import read_yaml, short
+from utils.yaml_file import key_name, read_yaml, short
 
 NUMBER, WHOLE, FLAG, TEXT = "a number", "a whole number", "true or false", "a text"
 WHOLES, NUMBERS = "a list of whole numbers", "a list of numbers"
@@ -88,6 +88,6 @@ def _compare_names(path, prefix: str, found: dict, expected, optional=()) -> Non
     unknown = [key for key in found if key not in expected]
     missing = [key for key in expected if key not in found and key not in optional]
     if unknown:
-        raise ValueError(f"{path}: unknown key {prefix}{short(unknown[0]) if not isinstance(unknown[0], str) else short(unknown[0])[1:-1]}")
+        raise ValueError(f"{path}: unknown key {prefix}{key_name(unknown[0])}")
     if missing:
         raise ValueError(f"{path}: missing key {prefix}{missing[0]}")

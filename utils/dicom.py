@@ -100,9 +100,10 @@ def _read_header(path: Path) -> _Slice | None:
     size = (*reader.GetSize(), 1, 1)[:3]
     stored = {name: reader.GetMetaData(tag).strip(" \0") if reader.HasMetaDataKey(tag) else ""
               for name, tag in TAGS.items()}
-    # The reader passes bytes that are no UTF-8 on as lone surrogates, which can't be printed.
-    return _Slice(path, size, syntax, {name: " ".join(text.encode("ascii", "replace").decode().split())
-                                       for name, text in stored.items()})
+    # Bytes that are no UTF-8 come as lone surrogates, which can't be printed.
+    plain = {name: "".join(letter if " " <= letter <= "~" else " " if letter.isspace() else "?" for letter in text)
+             for name, text in stored.items()}
+    return _Slice(path, size, syntax, plain)
 
 
 def _file_meta(path: Path) -> tuple[str | None, str]:

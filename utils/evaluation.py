@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-import yaml
-
 from utils.files import complete_file, content_digest
+from utils.yaml_file import parse_yaml
 
 ENTRIES = {"CT": "recon_CBCT.py", "MR": "recon_MRI_ZSR.py"}
 TASKS = {"SVCT": "CT", "LACT": "CT", "ZSR": "MR"}
@@ -106,17 +105,6 @@ class Grid:
     keep: tuple | None      # which files of a run to keep besides settings and metrics; None: all
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would silently take the last."""
-
-    def construct_mapping(self, node, deep=False):
-        names = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"line {node.start_mark.line + 1}: the key {name!r} stands twice")
-        return super().construct_mapping(node, deep)
-
-
 def read_grid(path: str | Path, root: Path, samples: int = 1) -> Grid:
     """Read and check a grid; relative paths in it start at ``root``, ``${NAME}`` is taken from the environment.
 
@@ -124,9 +112,9 @@ def read_grid(path: str | Path, root: Path, samples: int = 1) -> Grid:
     and what is accepted, OSError when a file cannot be read.
     """
     try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"not a YAML file ({' '.join(str(error).split())})") from None
+        tree = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not a YAML file ({error})") from None
     _check("the grid", tree, GRID, required=("volumes", "tasks", "variants", "seeds"))
     modalities = tree.get("modalities", {})
     _check("modalities", modalities, dict.fromkeys(ENTRIES, SECTION))

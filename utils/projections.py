@@ -152,7 +152,7 @@ def _read_npy(path: Path) -> np.ndarray:
     """The array in an .npy file, memory-mapped, which compares the file's size with the shape in its header."""
     try:
         stored = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, SyntaxError, tokenize.TokenError) as error:
+    except (ValueError, OverflowError, SyntaxError, tokenize.TokenError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path}: no NumPy array, incomplete or damaged ({reason})") from None
     if stored.dtype.kind not in "iuf":

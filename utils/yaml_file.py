@@ -3,10 +3,21 @@ import yaml
 
 LONGEST = 500_000           # characters; they take some 5 s
 MOST = 100_000              # values that a text with aliases may stand for
+DEEPEST = 50                # sections and lists within each other; the parser takes the square of it in time
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would silently take the last."""
+    """Refuses a key that stands twice, of which YAML would silently take the last, and nesting below `DEEPEST`."""
+
+    depth = 0
+
+    def compose_node(self, parent, index):
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node, deep=False):
         names = set()
@@ -22,7 +33,7 @@ def parse_yaml(text: str):
     """The tree that a YAML text stands for. ValueError in one line for anything that is no such text.
 
     Refused are keys that stand twice, aliases (*name) that stand for themselves or for more than `MOST` values in
-    all, nesting too deep for the parser, and texts of more than `LONGEST` characters.
+    all, nesting below `DEEPEST`, and texts of more than `LONGEST` characters.
     """
     if len(text) > LONGEST:
         raise ValueError(f"{len(text)} characters of YAML; accepted: {LONGEST} or fewer")
@@ -39,9 +50,8 @@ def parse_yaml(text: str):
         where = f", line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or str(error)
         raise ValueError(f"not a YAML file ({_line(reason)}{where})") from None
-    except RecursionError:
-        raise ValueError("not a YAML file (nested too deep)") from None
-    except (LookupError, AttributeError, TypeError, ArithmeticError) as error:    # of tags and numbers that are none
+    except (LookupError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
+        # Of a tag that a value does not fit, or a number that is none.
         raise ValueError(f"not a YAML file (a value cannot be read: {_line(str(error))})") from None
     except ValueError as error:
         raise ValueError(f"not a YAML file ({_line(str(error))})") from None
@@ -62,6 +72,11 @@ def short(value) -> str:
     """One line that shows a value, or its beginning."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def key_name(key) -> str:
+    """One line that names a key: a text without quotes, or what stands for one."""
+    return short(key)[1:-1] if isinstance(key, str) else short(key)
 
 
 def _line(text: str) -> str:

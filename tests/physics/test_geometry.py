@@ -192,12 +192,24 @@ class TestFiles:
         ("view_vectors", "{det_shape: [3, 4], view_vectors: words.csv}", "words.csv cannot be read"),
         ("view_vectors", "{det_shape: [3, 4], view_vectors: broken.npy}", "broken.npy cannot be read"),
         ("not a YAML file", "a: [1", "line"), ("not a YAML file", "a:\t- b: c: d", "line"),
+        ("not a YAML file", "det_shape: [3, 4]\ndet_shape: [4, 3]", "line 2: the key 'det_shape' stands twice"),
+        ("not a YAML file", "a: &a [*a]", "an alias stands for itself"), ("not a YAML file", "[" * 5000, "nested"),
+        ("angles.views", "{det_shape: [3, 4], angles: {start: 0, stop: 5, views: 1000000000000}}", "up to 1000000"),
         ("not a YAML file", "a: 2000-99-99", "month"), ("expected keys and values", "- 1", r"found \[1\]"),
         ("expected keys and values", "", "found None")])
     def test_bad_files_in_one_line(self, tmp_path, key, text, what):
         with pytest.raises(ValueError, match=f"^.*scan.yaml: {key}.*{what}") as error:
             self.read(tmp_path, text, short_txt="1 2 3", words_csv="x,y", broken_npy="no array")
         assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("shape", ["(9999999999, 12)", "(-5, 12)"])
+    def test_a_table_that_claims_another_size(self, tmp_path, shape):
+        np.save(tmp_path / "views.npy", np.zeros((3, 12)))
+        content = (tmp_path / "views.npy").read_bytes()
+        spoilt = content.replace(b"(3, 12), }" + b" " * 9, b"%-19s" % f"{shape}, }}".encode())
+        (tmp_path / "views.npy").write_bytes(spoilt)
+        with pytest.raises(ValueError, match="scan.yaml: view_vectors: .*views.npy cannot be read"):
+            self.read(tmp_path, "{det_shape: [3, 4], view_vectors: views.npy}")
 
     def test_keys_that_the_caller_needs(self, tmp_path):
         text = ConeGeometry(**CIRCLE, mu_water=0.02).to_yaml()

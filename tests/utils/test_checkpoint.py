@@ -1,5 +1,6 @@
 """Weights: strict, safe, with the averages in the order of the trainable parameters."""
 import os
+import zipfile
 
 import pytest
 import torch
@@ -59,6 +60,11 @@ def test_a_bare_state_dict_is_accepted(tmp_path, checkpoint):
     (lambda c: c.update(model=3), "no state dict"),
     (lambda c: c.update(ema=None), "ema.shadow_params"),
     (lambda c: c["model"].update({0: torch.zeros(1)}), "no state dict"),
+    (lambda c: c["model"].update({"module.first.bias": torch.full((2,), 1e300, dtype=torch.float64)}),
+     "first.bias holds NaN or infinite"),
+    (lambda c: c["model"].update({"module.first.bias": torch.zeros(2, dtype=torch.complex64)}), "is torch.complex64"),
+    (lambda c: c["model"].update({"module.first.weight": torch.zeros(2, 2).to_sparse()}), "torch.sparse_coo"),
+    (lambda c: c["model"].update({"module.first.bias": torch.zeros(2, device="meta")}), "on meta"),
 ])
 def test_what_does_not_fit_is_named(tmp_path, checkpoint, spoil, reason):
     spoil(checkpoint)
@@ -96,6 +102,17 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, checkpoint):
     save(tmp_path / "c.pth", checkpoint)
     (tmp_path / "c.pth").write_bytes((tmp_path / "c.pth").read_bytes()[:-200])
     with pytest.raises(ValueError, match="not a checkpoint"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_it_is_is_refused(tmp_path, checkpoint):
+    save(tmp_path / "whole.pth", checkpoint)
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, \
+            zipfile.ZipFile(tmp_path / "c.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in whole.namelist():
+            archive.writestr(name, whole.read(name))
+        archive.writestr("whole/data/99", bytes(10 ** 6))
+    with pytest.raises(ValueError, match="c.pth: not a checkpoint.*bytes in a file of"):
         read_checkpoint(tmp_path / "c.pth")
 
 

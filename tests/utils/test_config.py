@@ -1,4 +1,6 @@
 """Configs: published keys, and one line for what is misspelt, missing or of a wrong type."""
+from itertools import pairwise
+
 import pytest
 import yaml
 
@@ -59,6 +61,23 @@ def test_other_text_is_refused_in_one_line(tmp_path, text):
     with pytest.raises(ValueError, match="config.yaml") as error:
         load_config(write(tmp_path / "config.yaml", text))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text, reason", [
+    ("seed: 1\nseed: 2", "the key 'seed' stands twice"), ("a: {b: 1, b: 2}", "line 1: the key 'b' stands twice"),
+    ("[" * 5000, "nested more than 50 deep"), ("a: &a [*a]", "an alias stands for itself"),
+    ("a: &a [1, 1]\n" + "".join(f"{y}: &{y} [*{x}, *{x}]\n" for x, y in pairwise("abcdefghijklmnopqrstu")),
+     "aliases for more than 100000 values"), ("a: !!int ''", "a value cannot be read"), ("a: " + "9" * 5000, "digits"),
+    ("a: !!python/object/apply:os.mkdir [ran]", "constructor"), ("# " + "x" * 500_000, "500001 characters")])
+def test_yaml_that_is_refused_in_one_line(tmp_path, text, reason):
+    with pytest.raises(ValueError, match=f"config.yaml: .*{reason}") as error:
+        load_config(write(tmp_path / "config.yaml", text))
+    assert "\n" not in str(error.value)
+
+
+def test_aliases_and_merged_sections_are_accepted(tmp_path, tree):
+    text = yaml.safe_dump(tree).replace("model:", "model: &all", 1) + "seed: &n 3\n"
+    assert load_config(write(tmp_path / "config.yaml", text.replace("seed: 42\n", ""))).seed == 3
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):

@@ -248,6 +248,13 @@ def test_what_is_no_stack_of_grey_values_is_refused(tmp_path):
     refused(tmp_path / "rgb.tif", "colour type 2")
 
 
+def test_an_array_of_negative_size_is_refused(tmp_path):
+    np.save(tmp_path / "p.npy", stack())
+    content = (tmp_path / "p.npy").read_bytes()
+    (tmp_path / "p.npy").write_bytes(content.replace(b"(5, 9, 7)", b"(-5, 9,7)"))
+    refused(tmp_path / "p.npy", "no NumPy array, incomplete or damaged")
+
+
 def test_other_names_are_refused(tmp_path):
     refused(tmp_path / "missing.tif", "no such file or folder", FileNotFoundError)
     for name, found in (("p.raw", ".raw"), ("p.his", ".his"), ("p", "without a suffix"), ("p.npz", ".npz")):

@@ -132,6 +132,55 @@ def test_unreadable_files_are_named(tmp_path):
         assert name in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("place, kind, value, reason", [
+    (280, "<f4", np.nan, "sform is .*accepted: finite numbers"), (260, "<f4", np.nan, "qform"),
+    (268, "<f4", np.inf, "qform"), (256, "<f4", 2, "qform .*a rotation"), (80, "<f4", 0, "pixdim is .*positive"),
+    (80, "<f4", -0.7, "positive"), (80, "<f4", np.nan, "positive"), (84, "<f4", 1e30, "voxels of .*e.30 x 2.5 mm"),
+    (108, "<f4", np.nan, "vox_offset is nan"), (108, "<f4", 20, "vox_offset is 20"), (108, "<f4", 1e30, "vox_offset"),
+    (112, "<f4", np.inf, "scl_slope"), (70, "<i2", 9, "datatype is 9"), (72, "<i2", 8, "bitpix is 8"),
+    (42, "<i2", -3, "dim is"), (40, "<i2", 9, "dim is"), (344, "<i4", 0, "no header"), (276, "<f4", 1e20, "origin"),
+    (42, "<i2", 30000, "bytes short of its 30000 x 6 x 5 voxels")])
+def test_headers_that_no_volume_has(tmp_path, place, kind, value, reason):
+    # NaN in sform kept SimpleITK from ever returning, or came back as the direction of the axes.
+    path = write(tmp_path, image(direction=OBLIQUE), "scan.nii")
+    content = bytearray(path.read_bytes())
+    content[254:256] = b"\1\0" if reason.startswith("sform") else b"\0\0"    # sform_code
+    content[place:place + int(kind[2])] = np.array([value], kind).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"scan.nii: .*{reason}") as error:
+        read_volume(path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_sform_of_other_voxel_sizes_is_refused(tmp_path):
+    path = write(tmp_path, image(), "scan.nii")
+    content = bytearray(path.read_bytes())
+    content[252:256] = b"\0\0\1\0"    # qform_code, sform_code
+    path.write_bytes(content)
+    assert read_volume(path).spacing == pytest.approx((0.7, 0.8, 2.5))
+    content[280:284] = np.array([-1.4], "<f4").tobytes()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="sform is .*1.39.*accepted: axes as long as pixdim"):
+        read_volume(path)
+
+
+def test_a_slope_that_is_nan_means_none(tmp_path):
+    path = write(tmp_path, image(kind=np.int16), "scan.nii")
+    plain, content = read_volume(path).array, bytearray(path.read_bytes())
+    content[112:120] = np.array([np.nan, np.nan], "<f4").tobytes()    # as nibabel writes it
+    path.write_bytes(content)
+    assert np.array_equal(read_volume(path).array, plain)
+
+
+def test_a_damaged_checksum_is_noticed(tmp_path):
+    path = write(tmp_path, image())
+    content = path.read_bytes()
+    for spoilt in (content[:-6], content[:-8] + bytes(8)):
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match="damaged or incomplete gzip"):
+            read_volume(path)
+
+
 def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="cannot be written"):
         write_volume(tmp_path / "no folder" / "x.nii.gz", Volume(np.zeros((2, 2, 2), np.float32)))
