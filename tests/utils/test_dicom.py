@@ -13,6 +13,14 @@ PLANES = {"axial": (1, 0, 0, 0, 1, 0), "sagittal": (0, 1, 0, 0, 0, -1), "coronal
           "oblique": (0.8, 0.6, 0, -0.36, 0.48, 0.8), "feet first": (-1, 0, 0, 0, 1, 0)}
 
 
+@pytest.fixture(autouse=True)
+def language():
+    """Writing (not reading) DICOM sets the process to the language "C", without UTF-8."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
+
+
 def volume(plane="axial", shape=(6, 20, 24), seed=0):
     image = sitk.GetImageFromArray(np.random.default_rng(seed).integers(-1000, 1500, shape).astype(np.int16))
     row, column = np.reshape(PLANES[plane], (2, 3)).astype(float)
@@ -25,7 +33,6 @@ def volume(plane="axial", shape=(6, 20, 24), seed=0):
 def write(folder, image, uid="1.2.3.4", number="7", reverse=False, change=lambda k, tags: None, **tags):
     """The slices of an image as DICOM files; ``change(k, tags)`` may change the tags of slice k, or say "drop"."""
     folder.mkdir(exist_ok=True)
-    language = locale.setlocale(locale.LC_ALL)
     order = np.random.default_rng(5).permutation(image.GetDepth()).tolist()
     for k in range(image.GetDepth()):
         slice_ = image[:, :, k:k + 1]
@@ -43,7 +50,6 @@ def write(folder, image, uid="1.2.3.4", number="7", reverse=False, change=lambda
         writer.KeepOriginalImageUIDOn()
         writer.SetFileName(str(folder / f"{uid}-{order[k]}.dcm"))
         writer.Execute(slice_)
-    locale.setlocale(locale.LC_ALL, language)    # writing (not reading) DICOM sets it to "C", without UTF-8
     return folder
 
 
