@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Cone-beam CT from few or limited angles, with a 2D diffusion prior made coherent in 3D by ISCS."""
 import logging
+import math
 
 from utils.args import input_errors, parse_args
 from utils.messages import failures, set_up_logging
@@ -32,7 +33,7 @@ def reconstruct(args) -> None:
     from physics.noise import add_noise, poisson_weights, snr_db
     from utils.checkpoint import check_prior, load_weights
     from utils.config import check_levels, load_config
-    from utils.device import choose_device
+    from utils.device import choose_device, volumes_device
     from utils.result import Run, progress_bar
     from utils.volume import CT_WINDOW, Volume
 
@@ -40,7 +41,9 @@ def reconstruct(args) -> None:
     with input_errors():
         device = choose_device(args.device, args.gpu)
         scan, place, p = measured_scan(args) if args.projections else simulated_scan(args)
-        truth = torch.from_numpy(place.array)[:, None].to(device) if args.data else None
+        # At the most about a dozen volumes and two sets of projections are needed at a time.
+        home = volumes_device(device, 12 * math.prod(scan.volume_shape) + 2 * scan.views * math.prod(scan.det_shape))
+        truth = torch.from_numpy(place.array)[:, None].to(home) if args.data else None
         with input_errors(f"--degree {args.degree}"):
             choose = svct_views if args.task == "SVCT" else lact_views
             views = choose(scan, args.degree) if args.degree else list(range(scan.views))
@@ -65,13 +68,13 @@ def reconstruct(args) -> None:
     height, width = place.array.shape[1:]
     log.info(f"{args.method}: {depth} x {height} x {width} voxels, {len(views)} of {scan.views} views, on {device}")
     generator = torch.Generator().manual_seed(args.seed)
-    noise = noise_source(args.noise_control, (depth, 1, height, width), generator, device, spacing=place.spacing[2],
+    noise = noise_source(args.noise_control, (depth, 1, height, width), generator, home, spacing=place.spacing[2],
                          length=args.noise_length)
     sigmas = sigma_levels(args.NFE, args.sigma_min, args.sigma_max)
 
     if args.method == "uncondition":
         block = config.sampling
-        start, keep = run.resumable(generator, device)
+        start, keep = run.resumable(generator, home)
         x = predictor_corrector(score, noise, sigmas, snr=block.snr, n_steps_each=block.n_steps_each,
                                 callback=run.watch(args.NFE), keep=keep, start=start)
         run.save("recon", x)
@@ -83,7 +86,7 @@ def reconstruct(args) -> None:
     if truth is not None:
         run.save("GT", truth)
     if args.projections:
-        y_all = torch.from_numpy(p).div_(attenuation)[None].to(device)
+        y_all = torch.from_numpy(p).div_(attenuation)[None].to(home)
     else:
         clean = full.A(truth)
         y_all = add_noise(clean, args.sino_noise, generator, attenuation)
@@ -122,7 +125,7 @@ def reconstruct(args) -> None:
         consistency = (dds(operator, y, args.num_cg, args.w_tik, weights, args.w_dz) if args.method == "DDS" else
                        ddnm(operator, y))
         guidance = dps(score, operator, y, args.w_dps, weights) if args.w_dps else None
-        start, keep = run.resumable(generator, device, consistency)
+        start, keep = run.resumable(generator, home, consistency)
         x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method, eta=args.eta,
                    guidance=guidance, x_init=initial if args.use_init else None,
                    final_sigma=args.sigma_min if args.method == "DDS" else None,

@@ -30,7 +30,7 @@ def reconstruct(args) -> None:
     from physics.zsr import ZAverage
     from utils.checkpoint import check_prior, load_weights
     from utils.config import check_levels, load_config
-    from utils.device import choose_device
+    from utils.device import choose_device, volumes_device
     from utils.result import Run, progress_bar
     from utils.volume import read_volume, scale_from_unit, scale_to_unit
 
@@ -49,7 +49,8 @@ def reconstruct(args) -> None:
         # [D, H, W] -> [H, 1, W, D]: the prior sees slices that contain z, one for every y.
         with input_errors(args.data):
             truth = torch.from_numpy(scale_to_unit(volume.array, *window))
-        truth = truth.permute(1, 2, 0)[:, None].contiguous().to(device)
+        home = volumes_device(device, 12 * truth.numel())     # at the most a dozen volumes are needed at a time
+        truth = truth.permute(1, 2, 0)[:, None].contiguous().to(home)
         operator = ZAverage(truth.shape, args.degree)
         config = load_config(args.config_path)
         check_levels(config, args.sigma_min, args.sigma_max)
@@ -61,13 +62,13 @@ def reconstruct(args) -> None:
         run = Run(args, "ZSR", volume, to_volume, window, slice_axis=1)
     log.info(f"{args.method} {args.task}-{args.degree}: {' x '.join(map(str, volume.array.shape))} voxels, on {device}")
     generator = torch.Generator().manual_seed(args.seed)
-    noise = noise_source(args.noise_control, truth.shape, generator, device, spacing=volume.spacing[1],
+    noise = noise_source(args.noise_control, truth.shape, generator, home, spacing=volume.spacing[1],
                          length=args.noise_length)
     sigmas = sigma_levels(args.NFE, args.sigma_min, args.sigma_max)
 
     if args.method == "uncondition":
         block = config.sampling
-        start, keep = run.resumable(generator, device)
+        start, keep = run.resumable(generator, home)
         x = predictor_corrector(score, noise, sigmas, snr=block.snr, n_steps_each=block.n_steps_each,
                                 callback=run.watch(args.NFE), keep=keep, start=start)
         run.save("recon", x)
@@ -89,7 +90,7 @@ def reconstruct(args) -> None:
                    ddnm(operator, y))
     guidance = dps(score, operator, y, args.w_dps) if args.w_dps else None
     scale = y.norm()
-    start, keep = run.resumable(generator, device, consistency)
+    start, keep = run.resumable(generator, home, consistency)
     x = sample(score, consistency, noise, sigmas, renoise_method=args.renoise_method, eta=args.eta,
                guidance=guidance, x_init=initial if args.use_init else None, keep=keep, start=start,
                callback=run.watch(args.NFE, misfit=lambda x0: ((operator.A(x0) - y).norm() / scale).item()))

@@ -125,7 +125,7 @@ class Training:
         self.optimizer = torch.optim.Adam(self.parameters, lr=args.lr)
         self.precision = choose_precision(args.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
-        self.step, self.folder = 0, args.output
+        self.step, self.folder, self.processes = 0, args.output, processes
         window = list(CT_WINDOW) if args.modality == "ct" else f"minimum to {MR_PERCENTILE}th percentile"
         self.prior = {"modality": args.modality, "window": window, "image_size": config.data.image_size,
                       "preconditioning": config.training.preconditioning,
@@ -143,6 +143,38 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.step = state["step"]
+
+    def update(self, x0, eps, sigma, rate: float, stop: bool = False) -> tuple[float, bool]:
+        """One step, of learning rate ``rate``, on images x0 with noise eps [batch, 1, H, W] of levels sigma [batch].
+
+        Returns the loss and whether to ``stop``, averaged over the processes and asked of any: the same in all of them.
+        Raises Diverged, and leaves the weights as they were, where the loss or its gradient is not finite.
+        """
+        import torch
+
+        from utils.training import PRECISIONS, Diverged
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        dtype, scale = PRECISIONS[self.precision], sigma[:, None, None, None]
+        with torch.autocast(x0.device.type, dtype, enabled=dtype is not torch.float32):
+            score = self.network(x0 + scale * eps, sigma).float()
+        loss = (self.network.loss_weight(sigma)[:, None, None, None] * (scale * score + eps).square()).mean()
+        self.scaler.scale(loss).backward()
+        # One message for the gradients, the loss and whether to stop: all processes go the same way.
+        loss, stop = loss.detach(), torch.tensor(float(stop), device=x0.device)
+        self.processes.average([parameter.grad for parameter in self.parameters] + [loss, stop])
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(norm)):
+            raise Diverged(f"the loss of step {self.step + 1} or its gradient is not finite; stopped, {self.folder} holds "
+                           "what was saved before; a lower --lr, or --precision float32, may help")
+        self.scaler.step(self.optimizer)     # with fp16, a step whose gradient overflowed changes nothing
+        self.scaler.update()
+        self.ema.update(self.network)
+        self.step += 1
+        return loss.item(), bool(stop)
 
     def save(self) -> None:
         from utils.checkpoint import save
@@ -192,10 +224,9 @@ def train(args, config, training, slices, validation, processes, device) -> None
     from tqdm import tqdm
 
     from utils.monitor import Monitor
-    from utils.training import PRECISIONS, Diverged, ahead, learning_rate, stop_signals
+    from utils.training import ahead, learning_rate, stop_signals
 
-    network, optimizer, scaler = training.network, training.optimizer, training.scaler
-    dtype, writes = PRECISIONS[training.precision], processes.rank == 0
+    writes = processes.rank == 0
     monitor = Monitor(args.output, training.step, args.tensorboard) if writes else None
     steps = range(training.step, args.steps)
     # A GPU does not wait for its images; on a CPU the threads would only be in each other's way.
@@ -204,37 +235,16 @@ def train(args, config, training, slices, validation, processes, device) -> None
     losses, seconds = [], 0.0
     if writes and training.step == 0:
         report(args, config, training, monitor, validation, device)
-    network.train()
+    training.network.train()
     with stop_signals() as received:
         for step in tqdm(steps, "training", initial=training.step, total=args.steps, disable=None if writes else True):
             began = time.perf_counter()
             *tensors, seed = next(batches)
-            x0, eps, sigma = (tensor.to(device) for tensor in tensors)
             torch.manual_seed(seed)    # for dropout
-            scale = sigma[:, None, None, None]
             rate = learning_rate(step, args.steps, args.lr)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            loss, stop = training.update(*(tensor.to(device) for tensor in tensors), rate, bool(received))
 
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-                score = network(x0 + scale * eps, sigma).float()
-            loss = (network.loss_weight(sigma)[:, None, None, None] * (scale * score + eps).square()).mean()
-            scaler.scale(loss).backward()
-            # One message for the gradients, the loss and whether to stop: all processes go the same way.
-            loss, stop = loss.detach(), torch.tensor(float(bool(received)), device=device)
-            processes.average([parameter.grad for parameter in training.parameters] + [loss, stop])
-            scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(training.parameters, 1.0)
-            if not math.isfinite(loss) or not (scaler.is_enabled() or math.isfinite(norm)):
-                raise Diverged(f"the loss of step {step + 1} or its gradient is not finite; stopped, {args.output} "
-                               "holds what was saved before; a lower --lr, or --precision float32, may help")
-            scaler.step(optimizer)     # with fp16, a step whose gradient overflowed changes nothing
-            scaler.update()
-            training.ema.update(network)
-            training.step = step + 1
-
-            losses.append(loss.item())
+            losses.append(loss)
             seconds += time.perf_counter() - began
             last = training.step == args.steps
             if writes and (training.step % 50 == 0 or last):

@@ -4,14 +4,21 @@ Every row is the best of several runs after a warm-up, the rival's runs in betwe
 is |ours - rival| / |rival| of what the two compute, where that is the same thing.
 """
 import argparse
+import os
+import shlex
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch.nn.functional import interpolate, pad
 
+import recon_CBCT
+import train
 from algorithms.cg import cg
 from algorithms.noise import slerp_slices
 from models.ncsnpp import NCSNpp
@@ -19,6 +26,7 @@ from op import upfirdn2d
 from physics.backends import cone_beam_operator
 from physics.ct import ConeBeam, fdk, read_geometry, svct_views
 from utils.config import load_config
+from utils.training import Processes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -153,17 +161,65 @@ def network(device):
         lambda: model(x, sigma), lambda: torch.cat([model(x[k:k + 1], sigma[k:k + 1]) for k in range(8)])
 
 
-STAGES = {stage.__name__: stage for stage in (projector, reconstruction, resampling, noise, network)}
+def training(device):
+    """A step of train.py against a plain loop (float32, contiguous): the full config on a GPU, the demo's on a CPU."""
+    name, batch = ("AAPM_256_ncsnpp_Chung", 8) if device.type == "cuda" else ("demo_CT_128", 4)
+    path = ROOT / "configs" / "ve" / f"{name}.yaml"
+    args = train.parse_args(["--config-path", str(path), "--modality", "ct", "--phantoms", "1", "--output", os.devnull])
+    config, size = load_config(path), load_config(path).data.image_size
+    ours, plain = train.Training(args, config, device, Processes()), NCSNpp(config).to(device)
+    adam = torch.optim.Adam(plain.parameters(), lr=args.lr)
+    x0, eps, sigma = (draw(*shape, device=device) for draw, shape in (
+        (torch.rand, (batch, 1, size, size)), (torch.randn, (batch, 1, size, size)), (torch.rand, (batch,))))
+
+    def plain_step():
+        adam.zero_grad()
+        scale = sigma[:, None, None, None]
+        loss = (scale * plain(x0 + scale * eps, sigma) + eps).square().mean()
+        loss.backward()
+        adam.step()
+    yield f"training step, {name}, {batch} images : plain loop", \
+        lambda: timed_only(ours.update(x0, eps, sigma, args.lr)), plain_step, batch
+
+
+def demo_overhead():
+    """Seconds of the CT demo, and of what it spends on the report, on its state for --resume, on complete files."""
+    from utils import files, result, volume
+
+    spent = dict.fromkeys(("report.html", "state for --resume", "complete files"), 0.0)
+
+    def clocked(function, name):
+        def call(*args, **options):
+            begun = time.perf_counter()
+            try:
+                return function(*args, **options)
+            finally:
+                spent[name] += time.perf_counter() - begun
+        return call
+
+    line = subprocess.run(["bash", str(ROOT / "recon_CBCT.sh")], env=os.environ | {"PYTHON": "echo"}, check=True,
+                          capture_output=True, text=True).stdout
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        for module, function, name in ((result, "write_report", "report.html"), (result, "save", "state for --resume"),
+                                       (files.os, "replace", "complete files"), (volume, "_stored_size", "complete files")):
+            stack.enter_context(mock.patch.object(module, function, clocked(getattr(module, function), name)))
+        begun = time.perf_counter()
+        recon_CBCT.main([*shlex.split(line)[1:], "--quiet", "--output-dir", folder])
+        return time.perf_counter() - begun, spent
+
+
+STAGES = {stage.__name__: stage for stage in (projector, reconstruction, resampling, noise, network, training)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}; all without any")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}, demo; all without any")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     for name in args.stages:
-        if name not in STAGES:
-            parser.error(f"{name}; stages are {', '.join(STAGES)}")
+        if name not in (*STAGES, "demo"):
+            parser.error(f"{name}; stages are {', '.join(STAGES)}, demo")
     device = torch.device(args.device)
 
     def timed(function):
@@ -177,16 +233,22 @@ def main():
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name(device) if device.type == 'cuda' else device}, "
           f"{torch.get_num_threads()} threads")
     print(f"{'ours : rival':62}{'ours ms':>10}{'rival ms':>10}{'ratio':>8}{'difference':>12}")
-    stages = args.stages or list(STAGES)
+    stages = args.stages or [*STAGES, "demo"]
     for name in stages:
-        for label, *pair in STAGES[name](device):
-            pair = [timed(function) for function in pair]
+        for label, ours, rival, *images in STAGES[name](device) if name != "demo" else ():
+            pair = [timed(function) for function in (ours, rival)]
             found, expected = (function() for function in pair)         # warm-up
             difference = f"{(found - expected).norm() / expected.norm():12.1e}" if found is not None else ""
             a, b = best_of(pair)
             print(f"{label:62}{1e3 * a:10.2f}{1e3 * b:10.2f}{b / a:8.2f}{difference}", flush=True)
+            if images:
+                print(f"{'    images a second':62}{images[0] / a:10.2f}{images[0] / b:10.2f}", flush=True)
     if "projector" in stages:
         print(f"peak memory of A and A_T, 133 x 512 x 512 voxels, 60 views: {peak_memory(device):.2f} GiB")
+    if "demo" in stages:
+        seconds, spent = demo_overhead()
+        print(f"CT demo, {seconds:.1f} s: " + ", ".join(f"{name} {part:.2f} s ({part / seconds:.1%})"
+                                                       for name, part in spent.items()))
 
 
 if __name__ == "__main__":

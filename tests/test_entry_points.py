@@ -127,6 +127,15 @@ def test_the_volume_depends_on_the_seed_not_on_the_batch_size(run, problem, cont
     assert np.abs(other - first).max() > 1e-2 * np.ptp(first)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("problem", ["CT", "MR"])
+def test_volumes_on_the_host_and_slices_through_the_gpu(run, monkeypatch, problem):
+    on_gpu = voxels(run(problem, "--device", "cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 1))
+    streamed = voxels(run(problem, "--device", "cuda"))
+    assert np.abs(streamed - on_gpu).max() <= 1e-3 * np.ptp(on_gpu)
+
+
 @pytest.mark.parametrize("flags", [
     ["--task", "LACT", "--degree", 90], ["--method", "DDNM", "--degree", 20], ["--renoise-method", "DDIM"],
     ["--sino-noise", 2], ["--sino-noise", 1e4, "--weights", "poisson"],
@@ -356,6 +365,7 @@ def cut(monkeypatch, capsys):
                 raise KeyboardInterrupt
         with monkeypatch.context() as patch:
             patch.setattr(result, "save", save_and_stop)
+            patch.setattr(result, "STATE_SHARE", float("inf"))      # at every level
             with pytest.raises(SystemExit) as stop:
                 run(problem, *flags)
         message = capsys.readouterr().err

@@ -1,8 +1,11 @@
 """Where the computation runs, and what it took."""
+import logging
 import sys
 from contextlib import suppress
 
 import torch
+
+log = logging.getLogger(__name__)
 
 
 def choose_device(name: str, gpu: int = 0) -> torch.device:
@@ -22,6 +25,22 @@ def choose_device(name: str, gpu: int = 0) -> torch.device:
     if int(index) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
     return torch.device(name)
+
+
+def volumes_device(device: torch.device, values: int) -> torch.device:
+    """Where the volumes and projections of a run stay, ``values`` float32 numbers at the most at a time.
+
+    ``device``, or the CPU where they would take more than half of the memory that is free on a GPU: then the projector
+    runs there too, and batches of slices go through the network on ``device`` and back.
+    """
+    if device.type == "cpu":
+        return device
+    needed, free = 4 * values, torch.cuda.mem_get_info(device)[0]
+    if needed <= free / 2:
+        return device
+    log.info("volumes stay in the host's memory (about %.1f GB; %s has %.1f GB free), slices go through %s in batches",
+             needed / 1e9, device, free / 1e9, device)
+    return torch.device("cpu")
 
 
 def peak_memory() -> str:

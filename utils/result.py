@@ -23,6 +23,7 @@ from utils.report import write_report
 from utils.volume import Volume, scale_from_unit, write_volume
 
 log = logging.getLogger(__name__)
+STATE_SHARE = 0.02      # of a run's time, the most that keeping its state takes
 UNRECORDED = ("resume", "source", "debug", "verbosity")
 FILES = ("data", "projections", "flat", "dark", "geometry", "checkpoint_path", "config_path")
 
@@ -98,16 +99,23 @@ class Run:
         return settings
 
     def resumable(self, generator, device, consistency=None) -> tuple:
-        """(start, keep) for `algorithms.sampler.sample`, to go on from the last level that was begun.
+        """(start, keep) for `algorithms.sampler.sample`, to go on after an interruption.
 
-        ``keep`` saves x, the state of ``generator`` and ``consistency``'s memory in state.pt; ``start`` is None, or
-        what was saved last, after which generator and consistency are as they were then.
+        ``keep`` saves x, the state of ``generator`` and ``consistency``'s memory in state.pt, at the first level and
+        then as often as `STATE_SHARE` allows; ``start`` is None, or what was saved last, after which generator and
+        consistency are as they were then.
         """
-        path = self.folder / "state.pt"
+        path, due = self.folder / "state.pt", 0.0
 
         def keep(level, x):
+            nonlocal due
+            begun = time.perf_counter()
+            if begun < due:
+                return
             save(path, {"level": level, "x": x, "generator": generator.get_state(), "history": self.history,
                         "split": getattr(consistency, "split", None)})
+            saved = time.perf_counter()
+            due = saved + (saved - begun) / STATE_SHARE
 
         if not path.exists():
             return None, keep

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 import torch
 import yaml
 
+from utils import result
 from utils.figure import save_panel
 from utils.result import Run, noise_label
 from utils.volume import Volume, read_volume
@@ -95,3 +96,20 @@ def test_a_panel_shows_every_volume(tmp_path):
     assert pixels.std() > 10 and pixels.shape[1] > 1.5 * single.shape[1]
     assert np.unique(single).size > 100      # the grey values of the slices, not only frames and letters
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_keeping_the_state_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
+    """Levels of a second, and a disk that takes 0.09 s for a state."""
+    run, clock, kept = make(tmp_path), [0.0], []
+
+    def slow_disk(path, content):
+        clock[0] += 0.09
+        kept.append(content["level"])
+
+    monkeypatch.setattr(result, "save", slow_disk)
+    monkeypatch.setattr(result.time, "perf_counter", lambda: clock[0])
+    _, keep = run.resumable(torch.Generator(), "cpu")
+    for level in range(1, 17):
+        clock[0] += 1
+        keep(level, torch.zeros(1))
+    assert kept == [1, 6, 11, 16]
