@@ -1,8 +1,10 @@
 """Both demos from the command line, on small volumes with a small random prior."""
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -375,8 +377,8 @@ def cut(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("problem, flags", [
-    ("CT", ["--w-dz", "0.1", "--sino-noise", "1e5"]), ("CT", ["--method", "uncondition"]),
-    ("MR", ["--noise-control", "GP", "--renoise-method", "DiffPIR"]), ("CT", ["--method", "DDNM"]),
+    ("CT", ["--w-dz", "0.1", "--sino-noise", "1e5", "--degree", "30"]), ("CT", ["--method", "uncondition"]),
+    ("MR", ["--noise-control", "GP", "--renoise-method", "DiffPIR"]), ("CT", ["--method", "DDNM", "--degree", "30"]),
 ])
 def test_a_resumed_run_gives_the_volume_of_an_uninterrupted_one(run, cut, capsys, problem, flags):
     whole = run(problem, "--NFE", 4, *flags)
@@ -393,8 +395,27 @@ def test_a_resumed_run_gives_the_volume_of_an_uninterrupted_one(run, cut, capsys
     assert f"--resume {folder}: that run is complete" in capsys.readouterr().err
 
 
+def test_a_killed_run_goes_on(run, capsys, tmp_path, prior, ct_scan):
+    """SIGKILL once the first state is there: at any moment of the levels that follow, or while one is being written."""
+    flags = ["--task", "SVCT", "--degree", "6", "--NFE", "60", "--use-init", "--sino-noise", "1e5"]
+    whole = run("CT", *flags)
+    killed = subprocess.Popen(
+        [sys.executable, recon_CBCT.__file__, "--data", str(ct_scan), *prior, "--device", "cpu", "--output-dir",
+         str(tmp_path / "killed"), "--sigma-max", "0.4", "--recon-size", "16", *flags], stdout=subprocess.DEVNULL)
+    while not (states := list((tmp_path / "killed").rglob("state.pt"))):
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    folder = states[0].parent
+    assert not (folder / "recon.nii.gz").exists()
+    recon_CBCT.main(["--resume", str(folder)])
+    assert "going on at level" in capsys.readouterr().out
+    assert np.array_equal(voxels(whole), voxels(folder)) and sorted(os.listdir(folder)) == sorted(os.listdir(whole))
+
+
 def test_a_run_is_repeated_from_its_args_yaml(run, capsys, tmp_path):
-    first = run("CT", "--noise-control", "shared", "--seed", 7)
+    first = run("CT", "--task", "SVCT", "--degree", 6, "--noise-control", "shared", "--seed", 7)
     recon_CBCT.main(["--from", str(first / "args.yaml")])
     again = capsys.readouterr().out.splitlines()[-1]
     assert str(first) != again and np.array_equal(voxels(first), voxels(type(first)(again)))
@@ -412,7 +433,7 @@ def test_a_run_is_repeated_from_its_args_yaml(run, capsys, tmp_path):
 def test_what_cannot_be_repeated_is_one_line_and_status_2(run, tmp_path, capsys, ct_scan, flags, reason):
     scan = tmp_path / "scan.nii.gz"
     scan.write_bytes(ct_scan.read_bytes())
-    folder = run("CT", "--data", scan, "--method", "ADMM-TV")
+    folder = run("CT", "--data", scan, "--task", "SVCT", "--degree", 6)
     (folder / "panel.png").unlink()
     image = sitk.ReadImage(str(scan))
     image[3, 3, 3] = 77
