@@ -24,8 +24,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from utils.args import Parser, existing_file, input_errors, number
-from utils.evaluation import Cell, average_samples, read_grid, tabulate, write_results
+from utils.evaluation import average_samples, tabulate, write_results
 from utils.files import complete_file, content_digest
+from utils.grid import Cell, read_grid
 
 ROOT = Path(__file__).resolve().parent
 SOURCES = ("algorithms/*.py", "models/*.py", "op/*.*", "physics/*.py", "utils/*.py", "configs/geometry/*.yaml")
@@ -283,7 +284,7 @@ def result_folder(records: Records, key: str) -> Path:
 
 def program_digest(entry: Path) -> str:
     """Identifies the source code, so that results of different versions are not mixed unnoticed."""
-    files = {path for pattern in SOURCES for path in ROOT.glob(pattern)} - {ROOT / "utils" / "evaluation.py"}
+    files = {path for pattern in SOURCES for path in ROOT.glob(pattern)} - {ROOT / "utils" / f"{name}.py" for name in ("evaluation", "grid")}
     return content_digest(entry, *sorted(files))[:12]
 
 

@@ -17,8 +17,8 @@ class SliceScore:
 
     ``network`` is put in evaluation mode on ``device``; ``batch_size`` slices go through it at a time (the
     result does not depend on it beyond rounding); when the memory is too small for that, half as many from then on.
-    ``x`` may lie elsewhere than the network: batches are brought to ``device`` and back. ``progress`` wraps the iterable of batches, for a progress
-    bar.
+    ``x`` may lie elsewhere than the network: batches are brought to ``device`` and back. ``progress`` wraps the
+    iterable of batches, for a progress bar.
     """
 
     def __init__(self, network: nn.Module, batch_size: int, device, progress=lambda batches: batches):

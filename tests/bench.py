@@ -201,8 +201,9 @@ def demo_overhead():
                           capture_output=True, text=True).stdout
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        for module, function, name in ((result, "write_report", "report.html"), (result, "save", "state for --resume"),
-                                       (files.os, "replace", "complete files"), (volume, "_stored_size", "complete files")):
+        for module, function, name in (
+                (result, "write_report", "report.html"), (result, "save", "state for --resume"),
+                (files.os, "replace", "complete files"), (volume, "_stored_size", "complete files")):
             stack.enter_context(mock.patch.object(module, function, clocked(getattr(module, function), name)))
         begun = time.perf_counter()
         recon_CBCT.main([*shlex.split(line)[1:], "--quiet", "--output-dir", folder])

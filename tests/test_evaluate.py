@@ -18,7 +18,7 @@ import torch
 import yaml
 
 import evaluate
-from utils.evaluation import read_grid
+from utils.grid import read_grid
 from utils.metrics import evaluate as quality
 from utils.volume import Volume, read_volume, write_volume
 

@@ -26,7 +26,7 @@ from physics.geometry import ConeGeometry, read_geometry
 from utils.args import parse_args
 from utils.checkpoint import load_weights
 from utils.config import load_config
-from utils.evaluation import read_grid
+from utils.grid import read_grid
 from utils.projections import read_line_integrals, read_projections
 from utils.volume import read_volume
 

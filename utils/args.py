@@ -119,10 +119,11 @@ def build_parser(problem: str) -> argparse.ArgumentParser:
     group = parser.add_argument_group("data")
     add = group.add_argument
     add("--data", type=existing_path, required=not ct, metavar="PATH",
-        help="volume, NIfTI or a folder with a DICOM series " + ("(CT in HU): measurements are simulated from it, or with --projections it is only "
-                                 "the reference for the metrics" if ct else "(MRI)"))
-    add("--series", metavar="UID", help="which DICOM series, where --data holds several: its UID, the beginning of it, or "
-        "its number")
+        help="volume, NIfTI or a folder with a DICOM series "
+             + ("(CT in HU): measurements are simulated from it, or with --projections it is only the reference for the "
+                "metrics" if ct else "(MRI)"))
+    add("--series", metavar="UID",
+        help="which DICOM series, where --data holds several: its UID, the beginning of it, or its number")
     add("--slice-begin", type=number(int, 0), default=0, metavar="K", help="first slice along z")
     add("--slice-end", type=number(int, 0), default=0, metavar="K",
         help="slice after the last; both 0: the whole volume")

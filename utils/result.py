@@ -60,8 +60,8 @@ class Run:
         config = args.config_path.stem if args.config_path else "no-prior"
         measured = getattr(args, "projections", None)
         name = re.sub(r"(\.nii)?\.\w+$", "", (measured or args.data).name, flags=re.IGNORECASE)
-        parent = Path(args.output_dir, config, name, *["CBCT"] * (problem == "CBCT"),
-                      f"{args.task}-{args.degree}" if args.degree else "all-views", args.method,
+        self.what = f"{args.task}-{args.degree}" if args.degree else "all-views"
+        parent = Path(args.output_dir, config, name, *["CBCT"] * (problem == "CBCT"), self.what, args.method,
                       "measured" if measured else noise_label(args.sino_noise))
         self.name, self.modality = name, "CT" if problem == "CBCT" else "MR"
         self.settings = self._settings()
@@ -176,7 +176,10 @@ class Run:
         return callback
 
     def finish(self) -> None:
-        """Write metrics, figure and report, remove what was kept for --resume, say a summary and, last, the folder."""
+        """Write metrics, report and figure, remove what was kept for --resume, say a summary and, last, the folder.
+
+        The figure comes last: a folder with it and without state.pt is that of a complete run.
+        """
         if self.metrics:
             self.save_text("metrics.json", json.dumps(self.metrics, indent=2, allow_nan=False) + "\n")
             log.info(f"{'':10}{'PSNR dB':>9}{'SSIM':>8}{'inter-slice error':>20}")
@@ -184,13 +187,13 @@ class Run:
                 psnr, ssim, error = (math.nan if metric[key] is None else metric[key]
                                      for key in ("psnr", "ssim", "inter_slice_error"))
                 log.info(f"{name:10}{psnr:9.2f}{ssim:8.4f}{error:20.5f}")
-        save_panel(self.folder / "panel.png", self.units, self.template.spacing, self.template.direction)
         if not self.args.no_report:
             volumes = {name: self.template.with_array(scale_from_unit(unit, *self.window))
                        for name, unit in self.units.items()}
-            write_report(self.folder / "report.html", title=f"{self.args.method}, {self.args.task}, {self.name}",
+            write_report(self.folder / "report.html", title=f"{self.args.method}, {self.what}, {self.name}",
                          settings=self.settings, metrics=self.metrics, history=self.history, volumes=volumes,
                          window=self.window, modality=self.modality)
+        save_panel(self.folder / "panel.png", self.units, self.template.spacing, self.template.direction)
         (self.folder / "state.pt").unlink(missing_ok=True)
         log.info("%.0f s, peak memory %s", time.perf_counter() - self.begun, peak_memory())
         print(self.folder)
