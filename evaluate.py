@@ -25,11 +25,9 @@ from tqdm import tqdm
 
 from utils.args import Parser, existing_file, input_errors, number
 from utils.evaluation import average_samples, tabulate, write_results
-from utils.files import complete_file, content_digest
+from utils.files import ROOT, complete_file, program_digest
 from utils.grid import Cell, read_grid
 
-ROOT = Path(__file__).resolve().parent
-SOURCES = ("algorithms/*.py", "models/*.py", "op/*.*", "physics/*.py", "utils/*.py", "configs/geometry/*.yaml")
 LOCK_PATIENCE = 10      # seconds; the runs of an evaluation that was killed take a moment to die
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
@@ -280,12 +278,6 @@ def finish(job: Job, status: int, records: Records, keep, **measured) -> dict:
 
 def result_folder(records: Records, key: str) -> Path:
     return records.folder(key) / records.known[key]["result"]
-
-
-def program_digest(entry: Path) -> str:
-    """Identifies the source code, so that results of different versions are not mixed unnoticed."""
-    files = {path for pattern in SOURCES for path in ROOT.glob(pattern)} - {ROOT / "utils" / f"{name}.py" for name in ("evaluation", "grid")}
-    return content_digest(entry, *sorted(files))[:12]
 
 
 def summary(record: dict) -> str:

@@ -40,6 +40,7 @@ def reconstruct(args) -> None:
     # 1. What is asked for: scan, volume, prior, operator. Everything that can be wrong is found here.
     with input_errors():
         device = choose_device(args.device, args.gpu)
+        args.device = str(device)       # for args.yaml
         scan, place, p = measured_scan(args) if args.projections else simulated_scan(args)
         # At the most about a dozen volumes and two sets of projections are needed at a time.
         home = volumes_device(device, 12 * math.prod(scan.volume_shape) + 2 * scan.views * math.prod(scan.det_shape))

@@ -37,6 +37,7 @@ def reconstruct(args) -> None:
     # 1. What is asked for: volume, prior, operator. Everything that can be wrong is found here.
     with input_errors():
         device = choose_device(args.device, args.gpu)
+        args.device = str(device)       # for args.yaml
         volume = read_volume(args.data, series=args.series)
         window = float(volume.array.min()), float(volume.array.max())
         volume = volume.crop(args.slice_begin, args.slice_end)

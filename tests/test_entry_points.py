@@ -416,8 +416,14 @@ def test_a_killed_run_goes_on(run, capsys, tmp_path, prior, ct_scan):
 
 def test_a_run_is_repeated_from_its_args_yaml(run, capsys, tmp_path):
     first = run("CT", "--task", "SVCT", "--degree", 6, "--noise-control", "shared", "--seed", 7)
+    settings = (first / "args.yaml").read_text()
+    assert "device: cpu" in settings
+    (first / "args.yaml").write_text(settings.replace("program: ", "program: another-"))
     recon_CBCT.main(["--from", str(first / "args.yaml")])
-    again = capsys.readouterr().out.splitlines()[-1]
+    printed = capsys.readouterr().out
+    assert "args.yaml: made with other versions" in printed and "'program': 'another-" in printed
+    (first / "args.yaml").write_text(settings)
+    again = printed.splitlines()[-1]
     assert str(first) != again and np.array_equal(voxels(first), voxels(type(first)(again)))
     recon_CBCT.main(["--from", str(first / "args.yaml"), "--seed", "8", "-q"])
     printed = capsys.readouterr().out

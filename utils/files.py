@@ -4,6 +4,10 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("algorithms/*.py", "models/*.py", "op/*.*", "physics/*.py", "utils/*.py", "configs/geometry/*.yaml")
+NO_PART_OF_A_RUN = [ROOT / "utils" / f"{name}.py" for name in ("evaluation", "grid", "monitor", "slices", "training")]
+
 
 @contextmanager
 def complete_file(path: str | Path):
@@ -32,3 +36,9 @@ def content_digest(*paths: Path) -> str:
                     content.update(chunk)
             total.update(str(file.relative_to(path)).encode() + content.digest())
     return total.hexdigest()
+
+
+def program_digest(entry: Path) -> str:
+    """Identifies the source code of a run that starts with the file ``entry``."""
+    files = {path for pattern in SOURCES for path in ROOT.glob(pattern)}.difference(NO_PART_OF_A_RUN)
+    return content_digest(entry, *sorted(files))[:12]

@@ -17,12 +17,13 @@ from tqdm import tqdm
 from utils.checkpoint import read_checkpoint, save
 from utils.device import peak_memory
 from utils.figure import save_panel
-from utils.files import complete_file, content_digest
+from utils.files import ROOT, complete_file, content_digest, program_digest
 from utils.metrics import evaluate
 from utils.report import write_report
 from utils.volume import Volume, scale_from_unit, write_volume
 
 log = logging.getLogger(__name__)
+ENTRIES = {"CBCT": "recon_CBCT.py", "ZSR": "recon_MRI_ZSR.py"}
 STATE_SHARE = 0.02      # of a run's time, the most that keeping its state takes
 UNRECORDED = ("resume", "source", "debug", "verbosity")
 FILES = ("data", "projections", "flat", "dark", "geometry", "checkpoint_path", "config_path")
@@ -64,7 +65,7 @@ class Run:
         parent = Path(args.output_dir, config, name, *["CBCT"] * (problem == "CBCT"), self.what, args.method,
                       "measured" if measured else noise_label(args.sino_noise))
         self.name, self.modality = name, "CT" if problem == "CBCT" else "MR"
-        self.settings = self._settings()
+        self.settings = self._settings(ROOT / ENTRIES[problem])
         if args.resume:
             self.folder = args.resume
             for leftover in self.folder.glob(".partial-*"):
@@ -74,8 +75,8 @@ class Run:
             self.save_text("args.yaml", yaml.safe_dump(self.settings, sort_keys=False))
         args.folder = self.folder
 
-    def _settings(self) -> dict:
-        """All that the volume depends on: flags, versions, machine, content of the files.
+    def _settings(self, entry: Path) -> dict:
+        """All that the volume depends on: flags, versions (that of the program is a digest), machine, content of files.
 
         ValueError when a run is to be repeated or continued with a file whose content has changed.
         """
@@ -83,9 +84,11 @@ class Run:
         settings = {key: str(value.absolute()) if isinstance(value, Path) else value for key, value in args.items()
                     if key not in UNRECORDED}
         settings["digests"] = {key: content_digest(args[key]) for key in FILES if args.get(key)}
-        settings["versions"] = {"python": platform.python_version(), "torch": str(torch.__version__),
-                                "numpy": np.__version__, "SimpleITK": sitk.Version.VersionString()}
-        settings["machine"] = {"platform": platform.platform(), "threads": torch.get_num_threads()}
+        settings["versions"] = {"program": program_digest(entry), "python": platform.python_version(),
+                                "torch": str(torch.__version__), "numpy": np.__version__,
+                                "SimpleITK": sitk.Version.VersionString()}
+        gpu = torch.cuda.get_device_name(self.args.device) if self.args.device.startswith("cuda") else None
+        settings["machine"] = {"platform": platform.platform(), "threads": torch.get_num_threads(), "gpu": gpu}
         if self.args.source:
             earlier = yaml.safe_load(self.args.source.read_text(encoding="utf-8"))
             for key, digest in settings["digests"].items():

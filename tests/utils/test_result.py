@@ -29,7 +29,7 @@ def inputs(tmp_path_factory, monkeypatch):
 def options(tmp_path, **changes):
     values = dict(task="SVCT", degree=20, method="DDS", data=Path("a/scan.nii.gz"), config_path=Path("c/prior.yaml"),
                   sino_noise=0.0, output_dir=tmp_path, save_intermediates=False, resume=None, source=None,
-                  no_report=False)
+                  no_report=False, device="cpu")
     return Namespace(**values | changes)
 
 
@@ -44,7 +44,9 @@ def test_the_folder_names_what_was_run(tmp_path):
     assert other.folder.parent == tmp_path / "no-prior" / "scan" / "SVCT-20" / "DDS" / "poisson-10000"
     settings = yaml.safe_load((run.folder / "args.yaml").read_text())
     assert settings["degree"] == 20 and settings["data"] == str(Path("a/scan.nii.gz").absolute())
-    assert settings["versions"]["torch"] == str(torch.__version__)
+    assert settings["versions"]["torch"] == str(torch.__version__) and settings["machine"]["gpu"] is None
+    programs = {yaml.safe_load((each.folder / "args.yaml").read_text())["versions"]["program"] for each in (run, other)}
+    assert len(programs) == 2 and all(len(program) == 12 for program in programs)    # two entry points
 
 
 def test_two_runs_in_the_same_second_do_not_share_a_folder(tmp_path):
