@@ -18,7 +18,7 @@ if [ -z "${PROJECTIONS:-}" ]; then    # simulate; otherwise DATA is only a refer
     DEGREE=${DEGREE:-$([ "$TASK" = LACT ] && echo 90 || echo 20)}   # LACT: degrees covered; SVCT: number of views
 fi
 METHOD=${METHOD:-DDS}                 # DDS, DDNM, ADMM-TV, uncondition
-NOISE_CONTROL=${NOISE_CONTROL:-SLERP} # SLERP (ISCS) or None (independent noise)
+NOISE_CONTROL=${NOISE_CONTROL:-SLERP} # SLERP (ISCS), None (independent noise), shared, GP, zero
 RENOISE_METHOD=${RENOISE_METHOD:-DDPM}
 USE_INIT=${USE_INIT:-true}            # start from the SIRT reconstruction
 if [ "$METHOD" = uncondition ] || [ "$USE_INIT" = false ]; then

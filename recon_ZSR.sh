@@ -12,7 +12,7 @@ CHECKPOINT_PATH=${CHECKPOINT_PATH:-$HERE/demo/prior_MR_96.pth}
 CONFIG_PATH=${CONFIG_PATH:-$HERE/configs/ve/demo_MR_96.yaml}
 DEGREE=${DEGREE:-4}                   # how many slices one measured slice averages
 METHOD=${METHOD:-DDS}                 # DDS, DDNM, uncondition
-NOISE_CONTROL=${NOISE_CONTROL:-SLERP} # SLERP (ISCS) or None (independent noise)
+NOISE_CONTROL=${NOISE_CONTROL:-SLERP} # SLERP (ISCS), None (independent noise), shared, GP, zero
 RENOISE_METHOD=${RENOISE_METHOD:-DDPM}
 USE_INIT=${USE_INIT:-true}            # start from the pseudo-inverse
 if [ "$METHOD" = uncondition ] || [ "$USE_INIT" = false ]; then
