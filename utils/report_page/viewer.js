@@ -13,10 +13,9 @@
   window.addEventListener("unhandledrejection", (event) => problems.push(String(event.reason)));
   state.viewer = "loading";
   $("viewer-message").textContent = "Opening the viewer \u2026";
-  if (!document.createElement("canvas").getContext("webgl2") || !window.DecompressionStream) {
-    return fail("The viewer needs a browser with WebGL2, which this one does not have or has switched off. " +
-      "The tables above are complete without it.");
-  }
+  const NEEDED = "The viewer needs a browser with WebGL2, which this one does not have or has switched off. " +
+    "The tables above are complete without it.";
+  if (!window.DecompressionStream) return fail(NEEDED);
 
   async function unzip(base64) {
     const letters = atob(base64), bytes = new Uint8Array(letters.length);
@@ -86,6 +85,7 @@
         crosshairColor: [1, 0.8, 0.2, 0.45], crosshairGap: 12, dragAndDropEnabled: false, isCornerOrientationText: true,
         fontColor: [0.75, 0.75, 0.75, 1], fontMinPx: 11, isNearestInterpolation: true, sagittalNoseLeft: true,
       });
+      nv.drawScene = () => {};      // until all is set
       panels.push({ role, name, nv, canvas, caption, frame });
     }
     const [nx, ny, nz] = data.extent;            // mm along x, y, z
@@ -99,6 +99,8 @@
       return [SLICE_TYPE.MULTIPLANAR, SLICE_TYPE.AXIAL, SLICE_TYPE.CORONAL, SLICE_TYPE.SAGITTAL][plane];
     }
     layout();
+    // As NiiVue asks for it, which then gets the same context.
+    if (panels.some(({ canvas }) => !canvas.getContext("webgl2", { alpha: true, antialias: false }))) return fail(NEEDED);
     await Promise.all(panels.map(({ nv, canvas }) => nv.attachToCanvas(canvas, false)));
     for (const panel of panels) {
       panel.nv.addColormap("difference", { R: [33, 247, 178], G: [102, 247, 24], B: [172, 247, 43],
@@ -198,6 +200,7 @@
     window.addEventListener("resize", layout);
     for (const { nv } of panels) nv.setSliceType(layout());
     label();
+    for (const { nv } of panels) delete nv.drawScene;
     goTo([0, 1, 2].map((axis) => (Math.floor(data.counts[axis] / 2) + 0.5) / data.counts[axis]));
     window.report = { panels, problems, place: () => place };
     $("viewer-message").textContent = "";
