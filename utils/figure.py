@@ -9,7 +9,7 @@ from utils.files import complete_file
 def save_panel(path: str | Path, volumes: dict, spacing, direction) -> None:
     """Middle axial, coronal and sagittal slice of every volume, one column each, as a PNG.
 
-    ``volumes`` maps names to tensors [D, H, W] in the unit range; ``spacing`` (x, y, z; mm) and ``direction`` are
+    ``volumes`` maps names to tensors [D, H, W] in one unit; ``spacing`` (x, y, z; mm) and ``direction`` are
     those of a `utils.volume.Volume`: head up, the patient's left on the right. With a volume "GT", grey values
     run over its 0.5 to 99.5 percentiles and every other column shows its error too.
     """

@@ -190,13 +190,14 @@ class Run:
                 psnr, ssim, error = (math.nan if metric[key] is None else metric[key]
                                      for key in ("psnr", "ssim", "inter_slice_error"))
                 log.info(f"{name:10}{psnr:9.2f}{ssim:8.4f}{error:20.5f}")
+        volumes = {name: self.template.with_array(scale_from_unit(self.units.pop(name), *self.window))
+                   for name in list(self.units)}        # one at a time: large ones are not all there twice
         if not self.args.no_report:
-            volumes = {name: self.template.with_array(scale_from_unit(unit, *self.window))
-                       for name, unit in self.units.items()}
             write_report(self.folder / "report.html", title=f"{self.args.method}, {self.what}, {self.name}",
                          settings=self.settings, metrics=self.metrics, history=self.history, volumes=volumes,
                          window=self.window, modality=self.modality)
-        save_panel(self.folder / "panel.png", self.units, self.template.spacing, self.template.direction)
+        save_panel(self.folder / "panel.png", {name: torch.from_numpy(volume.array) for name, volume in volumes.items()},
+                   self.template.spacing, self.template.direction)
         (self.folder / "state.pt").unlink(missing_ok=True)
         log.info("%.0f s, peak memory %s", time.perf_counter() - self.begun, peak_memory())
         print(self.folder)
