@@ -33,7 +33,7 @@ def inter_slice_error(volume: torch.Tensor, truth: torch.Tensor, axis: int = 0) 
     """Mean absolute error of the differences of neighbouring slices along ``axis``; None for one slice."""
     if volume.shape[axis] < 2:
         return None
-    return (volume.diff(dim=axis) - truth.diff(dim=axis)).abs().mean().item()
+    return (volume - truth).diff(dim=axis).abs_().mean().item()
 
 
 def sharpness(volume: torch.Tensor, truth: torch.Tensor) -> float | None:
@@ -52,17 +52,18 @@ def sharpness(volume: torch.Tensor, truth: torch.Tensor) -> float | None:
 
 
 def _view(slices: torch.Tensor, truth: torch.Tensor, span: float) -> dict:
-    varying = truth.flatten(1).amax(1) > truth.flatten(1).amin(1)
-    if not varying.any():
+    if not (varying := truth.flatten(1).amax(1) > truth.flatten(1).amin(1)).any():
         return {"psnr": None, "ssim": None}
-    slices, truth = slices[varying][:, None], truth[varying][:, None]
-    psnr = peak_signal_noise_ratio(slices, truth, data_range=span, reduction="elementwise_mean", dim=(1, 2, 3))
-    if min(slices.shape[-2:]) < SSIM_WINDOW:
-        return {"psnr": _finite(psnr), "ssim": None}
+    psnrs, ssims = [], []
     # A few slices at a time: the windowed moments take many times a slice's memory.
-    ssim = torch.cat([structural_similarity_index_measure(ours, theirs, data_range=span, reduction="none").view(-1)
-                      for ours, theirs in zip(slices.split(16), truth.split(16))])
-    return {"psnr": _finite(psnr), "ssim": _finite(ssim.mean())}
+    for ours, theirs, chosen in zip(slices.split(16), truth.split(16), varying.split(16)):
+        if not chosen.any():
+            continue
+        ours, theirs = ours[chosen][:, None], theirs[chosen][:, None]
+        psnrs.append(peak_signal_noise_ratio(ours, theirs, data_range=span, reduction="none", dim=(1, 2, 3)).view(-1))
+        if min(ours.shape[-2:]) >= SSIM_WINDOW:
+            ssims.append(structural_similarity_index_measure(ours, theirs, data_range=span, reduction="none").view(-1))
+    return {"psnr": _finite(torch.cat(psnrs).mean()), "ssim": _finite(torch.cat(ssims).mean()) if ssims else None}
 
 
 def _finite(value: torch.Tensor) -> float | None:
