@@ -166,7 +166,8 @@ def training(device):
     name, batch = ("AAPM_256_ncsnpp_Chung", 8) if device.type == "cuda" else ("demo_CT_128", 4)
     path = ROOT / "configs" / "ve" / f"{name}.yaml"
     args = train.parse_args(["--config-path", str(path), "--modality", "ct", "--phantoms", "1", "--output", os.devnull])
-    config, size = load_config(path), load_config(path).data.image_size
+    config = load_config(path)
+    size = config.data.image_size
     ours, plain = train.Training(args, config, device, Processes()), NCSNpp(config).to(device)
     adam = torch.optim.Adam(plain.parameters(), lr=args.lr)
     x0, eps, sigma = (draw(*shape, device=device) for draw, shape in (
