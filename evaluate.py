@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from utils.args import Parser, existing_file, input_errors, number
-from utils.evaluation import average_samples, tabulate, write_results
-from utils.files import ROOT, complete_file, program_digest
-from utils.grid import Cell, read_grid
+from utils.cli.flags import Parser, existing_file, input_errors, number
+from utils.evaluation.tables import average_samples, tabulate, write_results
+from utils.io.files import ROOT, complete_file, program_digest
+from utils.evaluation.grid import Cell, read_grid
 
 LOCK_PATIENCE = 10      # seconds; the runs of an evaluation that was killed take a moment to die
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -3,8 +3,8 @@
 import logging
 import math
 
-from utils.args import input_errors, parse_args
-from utils.messages import failures, set_up_logging
+from utils.cli.flags import input_errors, parse_args
+from utils.cli.messages import failures, set_up_logging
 
 log = logging.getLogger(__name__)
 
@@ -23,19 +23,19 @@ def reconstruct(args) -> None:
     from algorithms.consistency import ddnm, dds
     from algorithms.guidance import dps
     from algorithms.noise import noise_source
-    from algorithms.pc import predictor_corrector
+    from algorithms.predictor_corrector import predictor_corrector
     from algorithms.sampler import sample
     from algorithms.schedule import sigma_levels
-    from models.denoiser import SliceScore
+    from models.slice_score import SliceScore
     from models.ncsnpp import NCSNpp
     from physics.backends import cone_beam_operator
-    from physics.ct import fdk, lact_views, sirt, svct_views
+    from physics.cone_beam import fdk, lact_views, sirt, svct_views
     from physics.noise import add_noise, poisson_weights, snr_db
-    from utils.checkpoint import check_prior, load_weights
-    from utils.config import check_levels, load_config
-    from utils.device import choose_device, volumes_device
-    from utils.result import Run, progress_bar
-    from utils.volume import CT_WINDOW, Volume
+    from models.checkpoint import check_prior, load_weights
+    from utils.io.config import check_levels, load_config
+    from utils.run.device import choose_device, volumes_device
+    from utils.run.result import Run, progress_bar
+    from utils.io.volume import CT_WINDOW, Volume
 
     # 1. What is asked for: scan, volume, prior, operator. Everything that can be wrong is found here.
     with input_errors():
@@ -137,8 +137,8 @@ def reconstruct(args) -> None:
 
 def simulated_scan(args):
     """The scan of the volume's own voxels, the volume in unit intensities, and no projections."""
-    from physics.ct import read_geometry
-    from utils.volume import read_unit_ct
+    from physics.cone_beam import read_geometry
+    from utils.io.volume import read_unit_ct
 
     scan = read_geometry(args.geometry, "mu_water")
     volume = read_unit_ct(args.data, args.slice_begin, args.slice_end, args.recon_size, args.series)
@@ -150,9 +150,9 @@ def simulated_scan(args):
 def measured_scan(args):
     """The scan on its whole target grid; the chosen slices of the reference, or without one of its place, empty;
     and the line integrals of attenuation [views, v, u]."""
-    from physics.ct import read_geometry
-    from utils.projections import read_line_integrals
-    from utils.volume import empty_volume, read_unit_ct
+    from physics.cone_beam import read_geometry
+    from utils.io.projections import read_line_integrals
+    from utils.io.volume import empty_volume, read_unit_ct
 
     scan = read_geometry(args.geometry, "mu_water", "volume_shape")
     depth, height, width = scan.volume_shape

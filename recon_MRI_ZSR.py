@@ -2,8 +2,8 @@
 """MRI super-resolution along z, with a 2D diffusion prior made coherent in 3D by ISCS."""
 import logging
 
-from utils.args import input_errors, parse_args
-from utils.messages import failures, set_up_logging
+from utils.cli.flags import input_errors, parse_args
+from utils.cli.messages import failures, set_up_logging
 
 log = logging.getLogger(__name__)
 
@@ -21,18 +21,18 @@ def reconstruct(args) -> None:
     from algorithms.consistency import ddnm, dds
     from algorithms.guidance import dps
     from algorithms.noise import noise_source
-    from algorithms.pc import predictor_corrector
+    from algorithms.predictor_corrector import predictor_corrector
     from algorithms.sampler import sample
     from algorithms.schedule import sigma_levels
-    from models.denoiser import SliceScore
+    from models.slice_score import SliceScore
     from models.ncsnpp import NCSNpp
     from physics.noise import add_noise, snr_db
     from physics.zsr import ZAverage
-    from utils.checkpoint import check_prior, load_weights
-    from utils.config import check_levels, load_config
-    from utils.device import choose_device, volumes_device
-    from utils.result import Run, progress_bar
-    from utils.volume import read_volume, scale_from_unit, scale_to_unit
+    from models.checkpoint import check_prior, load_weights
+    from utils.io.config import check_levels, load_config
+    from utils.run.device import choose_device, volumes_device
+    from utils.run.result import Run, progress_bar
+    from utils.io.volume import read_volume, scale_from_unit, scale_to_unit
 
     # 1. What is asked for: volume, prior, operator. Everything that can be wrong is found here.
     with input_errors():

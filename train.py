@@ -2,7 +2,7 @@
 """Train a 2D diffusion prior (VE-SDE score network) on the slices of volumes; docs/training.md is the guide.
 
 Denoising score matching (Vincent 2011; Song et al. 2021): x = x0 + sigma eps, loss w |sigma s(x, sigma) + eps|^2,
-with the levels of utils.training.noise_levels and the weight of NCSNpp.loss_weight. Writes to --output
+with the levels of utils.train.training.noise_levels and the weight of NCSNpp.loss_weight. Writes to --output
 
     checkpoint.pth   {optimizer, model, ema, step, scaler, run, prior}: continue with --resume, or use as a prior
     prior.pth        {model, prior}: the averaged weights alone, trained ones in half precision: small, to share
@@ -18,7 +18,7 @@ import math
 import time
 from pathlib import Path
 
-from utils.args import Parser, existing_file, existing_path, input_errors, number
+from utils.cli.flags import Parser, existing_file, existing_path, input_errors, number
 
 SAMPLES, SAMPLE_LEVELS = 8, 30      # images of the grid, noise levels from which they are drawn
 
@@ -67,7 +67,7 @@ def load_slices(args, size: int, processes):
     """A `SliceSampler` over the training volumes, real and synthetic, and one over the held-out ones, or None."""
     from tqdm import tqdm
 
-    from utils.slices import SliceSampler, find_volumes, phantom_slices, volume_slices
+    from utils.train.slices import SliceSampler, find_volumes, phantom_slices, volume_slices
 
     real, quiet = find_volumes([*args.data, *args.validation]), True if processes.rank else None
     held_out = find_volumes(args.validation)
@@ -91,7 +91,7 @@ def draw_batch(args, model, slices, step: int, rank: int):
     import numpy as np
     import torch
 
-    from utils.training import noise_levels
+    from utils.train.training import noise_levels
 
     rng = np.random.default_rng((args.seed, step, rank))
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
@@ -109,10 +109,10 @@ class Training:
         import torch
 
         from models.ncsnpp import NCSNpp
-        from utils.checkpoint import EMA, load_weights, trainable
-        from utils.slices import MR_PERCENTILE
-        from utils.training import check_same_run, choose_precision
-        from utils.volume import CT_WINDOW
+        from models.checkpoint import EMA, load_weights, trainable
+        from utils.train.slices import MR_PERCENTILE
+        from utils.train.training import check_same_run, choose_precision
+        from utils.io.volume import CT_WINDOW
 
         torch.manual_seed(args.seed)
         self.network = NCSNpp(config)
@@ -152,7 +152,7 @@ class Training:
         """
         import torch
 
-        from utils.training import PRECISIONS, Diverged
+        from utils.train.training import PRECISIONS, Diverged
 
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -177,7 +177,7 @@ class Training:
         return loss.item(), bool(stop)
 
     def save(self) -> None:
-        from utils.checkpoint import save
+        from models.checkpoint import save
 
         save(self.folder / "checkpoint.pth",
              {"optimizer": self.optimizer.state_dict(), "model": self.network.state_dict(),
@@ -197,8 +197,8 @@ def report(args, config, training, monitor, validation, device) -> None:
     from algorithms.noise import noise_source
     from algorithms.sampler import sample
     from algorithms.schedule import sigma_levels
-    from utils.monitor import VALIDATION_IMAGES, VALIDATION_SEED, denoising_errors, validation_levels
-    from utils.training import averaged_weights
+    from utils.train.monitor import VALIDATION_IMAGES, VALIDATION_SEED, denoising_errors, validation_levels
+    from utils.train.training import averaged_weights
 
     step, low, high = training.step, config.model.sigma_min, config.model.sigma_max
     last = step == args.steps
@@ -223,8 +223,8 @@ def train(args, config, training, slices, validation, processes, device) -> None
     import torch
     from tqdm import tqdm
 
-    from utils.monitor import Monitor
-    from utils.training import ahead, learning_rate, stop_signals
+    from utils.train.monitor import Monitor
+    from utils.train.training import ahead, learning_rate, stop_signals
 
     writes = processes.rank == 0
     monitor = Monitor(args.output, training.step, args.tensorboard) if writes else None
@@ -269,10 +269,10 @@ def train(args, config, training, slices, validation, processes, device) -> None
 def main(argv=None) -> None:
     args = parse_args(argv)
     from models.ncsnpp import check_config
-    from utils.config import load_config
-    from utils.device import choose_device
-    from utils.slices import find_volumes
-    from utils.training import Diverged, Processes
+    from utils.io.config import load_config
+    from utils.run.device import choose_device
+    from utils.train.slices import find_volumes
+    from utils.train.training import Diverged, Processes
 
     processes = Processes()
     with input_errors():

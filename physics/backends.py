@@ -4,7 +4,7 @@ import importlib
 import torch
 from torch.nn.functional import interpolate
 
-from physics.ct import ConeBeam
+from physics.cone_beam import ConeBeam
 
 PACKAGES = {"astra": "astra-toolbox 2.2 or newer (pip install astra-toolbox)",
             "torch_radon": "torch_radon 2 (github.com/carterbox/torch-radon)"}

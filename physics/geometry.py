@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from utils.yaml_file import key_name, read_yaml, short
+from utils.io.yaml_file import key_name, read_yaml, short
 
 UNITS = ("mm", "voxel")
 NUMBERS = {                                                     # how many, and what they must be

@@ -24,9 +24,9 @@ from algorithms.noise import slerp_slices
 from models.ncsnpp import NCSNpp
 from op import upfirdn2d
 from physics.backends import cone_beam_operator
-from physics.ct import ConeBeam, fdk, read_geometry, svct_views
-from utils.config import load_config
-from utils.training import Processes
+from physics.cone_beam import ConeBeam, fdk, read_geometry, svct_views
+from utils.io.config import load_config
+from utils.train.training import Processes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -121,7 +121,7 @@ def timed_only(_):
 
 def peak_memory(device):
     """GiB that A and A_T of 133 x 512 x 512 voxels and 60 views need, PyTorch included; on CUDA, of its memory."""
-    code = ("import torch; from physics.ct import *\n"
+    code = ("import torch; from physics.cone_beam import *\n"
             f"g = read_geometry('configs/geometry/demo.yaml').on_grid((133, 512, 512)); d = '{device}'\n"
             "operator = ConeBeam(g.select(svct_views(g, 60)))\n"
             "operator.A_T(operator.A(torch.rand(operator.domain_shape, device=d)))\n"
@@ -185,7 +185,8 @@ def training(device):
 
 def demo_overhead():
     """Seconds of the CT demo, and of what it spends on the report, on its state for --resume, on complete files."""
-    from utils import files, result, volume
+    from utils.io import files, volume
+    from utils.run import result
 
     spent = dict.fromkeys(("report.html", "state for --resume", "complete files"), 0.0)
 

@@ -8,7 +8,7 @@ Image = itk.Image[itk.F, 3]
 
 
 class Rtk:
-    """A circular scan of a centred volume; arrays have the axes of `physics.ct.ConeBeam`.
+    """A circular scan of a centred volume; arrays have the axes of `physics.cone_beam.ConeBeam`.
 
     RTK's rotation axis is y: its volumes are [y, z, x], y downwards.
     """

@@ -14,9 +14,9 @@ import yaml
 
 import recon_CBCT
 import recon_MRI_ZSR
-from utils.checkpoint import load_weights, save
-from utils.config import load_config
-from utils.volume import read_volume
+from models.checkpoint import load_weights, save
+from utils.io.config import load_config
+from utils.io.volume import read_volume
 
 CT_SHAPE, MR_SHAPE = (8, 20, 24), (14, 18, 10)
 
@@ -359,7 +359,7 @@ def test_the_shell_scripts_forward_settings_and_flags(tmp_path, prior, ct_scan, 
 def cut(monkeypatch, capsys):
     """Run an entry point that is interrupted once its state of a level is kept; returns its folder."""
     def call(run, level, problem, *flags):
-        from utils import result
+        from utils.run import result
 
         def save_and_stop(path, content):
             save(path, content)

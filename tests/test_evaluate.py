@@ -18,9 +18,9 @@ import torch
 import yaml
 
 import evaluate
-from utils.grid import read_grid
-from utils.metrics import evaluate as quality
-from utils.volume import Volume, read_volume, write_volume
+from utils.evaluation.grid import read_grid
+from utils.run.metrics import evaluate as quality
+from utils.io.volume import Volume, read_volume, write_volume
 
 ENTRY = '''
 import json, os, shutil, sys, time

@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from physics.geometry import ConeGeometry, read_geometry
-from utils.args import parse_args
-from utils.checkpoint import load_weights
-from utils.config import load_config
-from utils.grid import read_grid
-from utils.projections import read_line_integrals, read_projections
-from utils.volume import read_volume
+from utils.cli.flags import parse_args
+from models.checkpoint import load_weights
+from utils.io.config import load_config
+from utils.evaluation.grid import read_grid
+from utils.io.projections import read_line_integrals, read_projections
+from utils.io.volume import read_volume
 
 configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir(), "hypothesis"))    # not a folder in the repository
 

@@ -15,11 +15,11 @@ import torch
 from matplotlib.image import imread
 
 import train
-import utils.slices
+import utils.train.slices
 from models.ncsnpp import NCSNpp
-from utils.checkpoint import load_weights, read_checkpoint
-from utils.config import load_config
-from utils.slices import SliceSampler
+from models.checkpoint import load_weights, read_checkpoint
+from utils.io.config import load_config
+from utils.train.slices import SliceSampler
 
 ROOT = Path(train.__file__).parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -178,8 +178,8 @@ def test_the_cache_spares_the_volumes(run, tmp_path, monkeypatch):
     def fail(*arguments):
         raise AssertionError("read again")
 
-    monkeypatch.setattr(utils.slices, "read_volume", fail)
-    monkeypatch.setattr(utils.slices.phantom, "thorax", fail)
+    monkeypatch.setattr(utils.train.slices, "read_volume", fail)
+    monkeypatch.setattr(utils.train.slices.phantom, "thorax", fail)
     first = run("again", "--steps", 1, "--phantoms", 1, "--cache", tmp_path / "out" / "cache")
     assert (first / "loss.csv").read_text().split(",")[1] == (tmp_path / "out" / "loss.csv").read_text().split(",")[1]
 

@@ -8,10 +8,10 @@ from algorithms.guidance import dps
 from algorithms.noise import noise_source
 from algorithms.renoise import METHODS, renoise
 from algorithms.sampler import sample
-from models.denoiser import SliceScore
+from models.slice_score import SliceScore
 from models.ncsnpp import NCSNpp
-from utils.checkpoint import load_weights
-from utils.config import load_config
+from models.checkpoint import load_weights
+from utils.io.config import load_config
 
 SHAPE = (3, 1, 2, 2)
 SIGMAS = [2.0, 1.0, 0.4]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from models.ncsnpp import NCSNpp
-from utils.checkpoint import load_weights
-from utils.config import load_config
+from models.checkpoint import load_weights
+from utils.io.config import load_config
 
 ROOT_CONFIGS = ("AAPM_256_ncsnpp_Chung", "BMR_ZSR_256")
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from physics.ct import ConeBeam, ConeGeometry
+from physics.cone_beam import ConeBeam, ConeGeometry
 from physics.zsr import ZAverage
 
 

@@ -1,0 +1,155 @@
+"""Weights on disk: the published checkpoint layout, read without running code from the file."""
+import logging
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from utils.io.files import complete_file
+from utils.io.volume import CT_WINDOW
+
+log = logging.getLogger(__name__)
+
+# What torch.load raises, besides OSError, for a file that is no checkpoint.
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+              AssertionError, OverflowError, MemoryError, struct.error, zipfile.BadZipFile)
+
+
+class EMA:
+    """Exponential moving average of the trainable parameters, in their order.
+
+    After n updates the decay is min(rate, (1 + n) / (10 + n)), so that the average forgets its start.
+    """
+
+    def __init__(self, network: nn.Module, rate: float):
+        self.decay, self.num_updates = rate, 0
+        self.shadow_params = [p.detach().clone() for p in trainable(network)]
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        for shadow, parameter in zip(self.shadow_params, trainable(network)):
+            shadow.lerp_(parameter, 1 - decay)
+
+    def state_dict(self) -> dict:
+        return {"decay": self.decay, "num_updates": self.num_updates, "shadow_params": self.shadow_params}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from what `state_dict` gave for the same network."""
+        self.decay, self.num_updates = state["decay"], state["num_updates"]
+        for shadow, saved in zip(self.shadow_params, state["shadow_params"], strict=True):
+            shadow.copy_(saved)
+
+
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    return [p for p in network.parameters() if p.requires_grad]
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """Read a dict of tensors and plain values, without running code from the file.
+
+    Raises FileNotFoundError, or ValueError naming the file when it is anything else.
+    """
+    try:
+        _check_sizes(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: not a checkpoint of plain tensors ({reason[:120]})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}; accepted: a dict of weights")
+    return content
+
+
+def _check_sizes(path: str | Path) -> None:
+    """ValueError for a file that unpacks to more than it is, which `torch.save` never writes."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            claimed, stored = sum(item.file_size for item in archive.infolist()), Path(path).stat().st_size
+        if claimed > stored:
+            raise ValueError(f"{claimed} bytes in a file of {stored}")
+
+
+def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> dict:
+    """Load weights into ``network``, strictly; returns the file's content.
+
+    The file holds ``{optimizer, model, ema, step}`` with ``model`` a state dict (keys may start with
+    ``module.``) and ``ema.shadow_params`` a list in the order of the trainable parameters, or is a bare state
+    dict. With ``use_ema`` the averaged weights are used where the file has them. Raises ValueError naming the
+    file and the first tensor that is missing, extra, misshapen or not finite.
+    """
+    content = read_checkpoint(path)
+    state = content.get("model", content)
+    if not isinstance(state, dict) or not all(isinstance(name, str) and torch.is_tensor(value)
+                                              for name, value in state.items()):
+        raise ValueError(f"{path}: holds no state dict of weights")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    expected = network.state_dict()
+    for name in expected:
+        if name not in state:
+            raise ValueError(f"{path}: tensor {name} is missing; is the checkpoint of another config?")
+    for name, value in state.items():
+        if name not in expected:
+            raise ValueError(f"{path}: tensor {name} is not part of this network; is the checkpoint of another "
+                             "config?")
+        _check(path, name, value, expected[name])
+    network.load_state_dict(state)
+
+    if use_ema and "model" in content and "ema" in content:
+        names = [name for name, p in network.named_parameters() if p.requires_grad]
+        shadow = content["ema"].get("shadow_params") if isinstance(content["ema"], dict) else None
+        if not isinstance(shadow, list) or len(shadow) != len(names):
+            raise ValueError(f"{path}: ema.shadow_params is not a list of {len(names)} tensors; is the "
+                             "checkpoint of another config?")
+        for name, value, parameter in zip(names, shadow, trainable(network)):
+            _check(path, f"ema of {name}", value, parameter)
+            parameter.data.copy_(value)
+    return content
+
+
+def _check(path, name: str, value, expected: torch.Tensor) -> None:
+    if not torch.is_tensor(value) or value.shape != expected.shape:
+        found = f"shape {list(value.shape)}" if torch.is_tensor(value) else type(value).__name__
+        raise ValueError(f"{path}: tensor {name} has {found}, expected {list(expected.shape)}; is the checkpoint "
+                         "of another config?")
+    if value.layout != torch.strided or value.device.type != "cpu" or not value.dtype.is_floating_point:
+        raise ValueError(f"{path}: tensor {name} is {value.dtype}, {value.layout}, on {value.device}; accepted: real "
+                         "numbers, dense, on cpu")
+    if not torch.isfinite(value.to(expected.dtype)).all():
+        raise ValueError(f"{path}: tensor {name} holds NaN or infinite values")
+
+
+def save(path: str | Path, content: dict) -> None:
+    """`torch.save` under a temporary name, renamed when complete."""
+    with complete_file(path) as partial:
+        try:
+            torch.save(content, partial)
+        except RuntimeError as error:       # of a full disk
+            raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0][:120]})") from None
+
+
+def check_prior(content: dict, path: str | Path, modality: str, config, image_size: int | None = None) -> None:
+    """Compare what a checkpoint says of its prior, if it does, with what it is to be used for.
+
+    ``content`` is what `load_weights` returned; its "prior" is written by train.py. ``modality`` is "ct" or "mr",
+    ``config`` what its network was built from, ``image_size`` the width of the slices (None: any is fine). Raises
+    ValueError for another modality, window of CT or preconditioning; another size is only said, as it works less
+    well.
+    """
+    prior = content.get("prior")
+    if not isinstance(prior, dict):
+        return
+    if prior.get("modality") != modality:
+        raise ValueError(f"{path}: a prior of {str(prior.get('modality')).upper()} slices; accepted: {modality.upper()}")
+    if modality == "ct" and list(prior.get("window", ())) != list(CT_WINDOW):
+        raise ValueError(f"{path}: a prior of CT in the window {prior.get('window')} HU; accepted: {list(CT_WINDOW)}")
+    if prior.get("preconditioning") != config.training.preconditioning:
+        raise ValueError(f"{path}: a prior with training.preconditioning: {prior.get('preconditioning')}; its config says "
+                         f"{config.training.preconditioning}")
+    if image_size is not None and prior.get("image_size") != image_size:
+        log.warning("%s: a prior of images of %s pixels on slices of %d: sizes that agree work better", path,
+                    prior.get("image_size"), image_size)

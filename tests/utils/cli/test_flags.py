@@ -1,0 +1,161 @@
+"""Flags: types, defaults, and one line with status 2 for what is wrong."""
+import os
+import subprocess
+import sys
+
+import pytest
+
+from algorithms import noise, renoise
+from utils.cli.flags import NOISE_CONTROLS, RENOISE_METHODS, input_errors, parse_args
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name in ("scan.nii.gz", "prior.pth", "prior.yaml"):
+        (tmp_path / name).write_bytes(b"")
+    return ["--data", str(tmp_path / "scan.nii.gz"), "--checkpoint-path", str(tmp_path / "prior.pth"),
+            "--config-path", str(tmp_path / "prior.yaml"), "--output-dir", str(tmp_path / "results")]
+
+
+def test_published_defaults(files):
+    args = parse_args("CBCT", files)
+    assert (args.task, args.degree, args.method, args.recon_size) == ("LACT", 90, "DDS", 256)
+    assert (args.slice_begin, args.slice_end, args.sino_noise, args.use_init) == (0, 0, 0, False)
+    assert (args.NFE, args.num_cg, args.w_tik, args.w_dz, args.w_dps) == (1000, 5, 0, 0, 0)
+    assert (args.sigma_max, args.sigma_min) == (378, 0.01)
+    assert (args.noise_control, args.renoise_method, args.gpu, args.device) == ("SLERP", "DDPM", 0, "auto")
+    args = parse_args("ZSR", files)
+    assert (args.task, args.degree, args.method) == ("ZSR", 4, "DDS")
+
+
+@pytest.mark.parametrize("flags, expected", [
+    (["--use-init"], True), (["--use-init", "false"], False), (["--use-init", "False"], False),
+    (["--use-init", "true"], True), ([], False), (["--use-init", "0"], False),
+])
+def test_use_init_means_what_it_says(files, flags, expected):
+    assert parse_args("CBCT", files + flags).use_init is expected
+
+
+@pytest.mark.parametrize("word, expected", [("none", "None"), ("NONE", "None"), ("slerp", "SLERP"), ("Slerp", "SLERP")])
+def test_noise_control_is_case_blind(files, word, expected):
+    assert parse_args("CBCT", files + ["--noise-control", word]).noise_control == expected
+
+
+BAD = [
+    (["--task", "MRI"], "--task: 'MRI'; accepted: LACT, SVCT"),
+    (["--method", "FBP"], "--method: 'FBP'; accepted: DDS, DDNM, ADMM-TV, uncondition"),
+    (["--degree", "0"], "--degree: '0'; accepted: a whole number of 1 or more"), (["--degree", "2.5"], "--degree"),
+    (["--NFE", "0"], "--NFE: '0'; accepted: a whole number of 1 or more"),
+    (["--num-cg", "0"], "--num-cg"), (["--w-tik", "-1"], "--w-tik"), (["--w-tik", "nan"], "--w-tik"),
+    (["--w-dz", "-1"], "--w-dz"), (["--w-dz", "0.1", "--method", "DDNM"], "--w-dz 0.1: not part of DDNM; accepted with DDS"),
+    (["--w-dps", "1", "--method", "uncondition"], "--w-dps 1.0: not part of uncondition; accepted with DDS, DDNM"),
+    (["--noise-length", "5"], "--noise-length 5: SLERP noise has no length; accepted with --noise-control GP"),
+    (["--sigma-min", "2", "--sigma-max", "1"], "--sigma-min 2 --sigma-max 1: accepted is sigma-min below sigma-max"),
+    (["--sigma-min", "0"], "--sigma-min"), (["--sigma-max", "inf"], "--sigma-max"),
+    (["--slice-begin", "5", "--slice-end", "5"], "--slice-begin 5 --slice-end 5: an empty range"),
+    (["--slice-begin", "5"], "an empty range"), (["--slice-begin", "-1"], "--slice-begin"),
+    (["--noise-control", "perlin"], "--noise-control: 'perlin'; accepted: SLERP, None, shared, GP, zero"),
+    (["--renoise-method", "x"], "accepted: DDPM, DDIM, DDS, DiffPIR"),
+    (["--use-init", "maybe"], "--use-init: 'maybe'; accepted: true, false"),
+    (["--data", "nowhere.nii"], "--data: nowhere.nii: no such file"),
+    (["--sino-noise", "-3"], "--sino-noise"), (["--seed", str(2**63)], "--seed"), (["--NFE", "9" * 400], "--NFE"),
+    (["--data", "x" * 300], "no such file"),
+    (["--seed", "-1"], "--seed"), (["--batch-size", "0"], "--batch-size"),
+    (["--flat", "scan.nii.gz"], "--flat: scan.nii.gz: no such file"), (["--i0", "0"], "--i0: '0'; accepted: a number above"),
+    (["--i0", "5"], "--i0 is for measured counts; it needs --projections"),
+    (["--weights", "l1"], "--weights: 'l1'; accepted: none, poisson"),
+    (["--eta", "0.5"], "--eta 0.5: DDPM has none; accepted with --renoise-method DDS, DiffPIR"),
+    (["--eta", "1.1", "--renoise-method", "DDS"], "--eta: '1.1'"),
+    (["--w-tv", "1"], "--w-tv 1: not part of DDS; accepted with ADMM-TV"), (["--w-tv", "-1"], "--w-tv"),
+    (["--weights", "poisson", "--method", "DDNM"], "--weights poisson: not part of DDNM; accepted with DDS"),
+    (["--projector", "gpu"], "--projector: 'gpu'; accepted: auto, native, torch_radon, astra"),
+    (["--geometry", "nowhere.yaml"], "--geometry: nowhere.yaml: no such file"),
+    (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+]
+
+
+@pytest.mark.parametrize("flags, reason", BAD, ids=[" ".join(flags) for flags, _ in BAD])
+def test_a_bad_flag_is_one_line_and_status_2(files, capsys, flags, reason):
+    with pytest.raises(SystemExit) as stop:
+        parse_args("CBCT", files + flags)
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and reason in message and message.count("\n") == 1
+
+
+MEASURED = [
+    ([], "--projections needs --geometry"),
+    (["--sino-noise", "1"], "--sino-noise 1: measured projections have their own noise; accepted: 0"),
+    (["--method", "uncondition"], "--method uncondition uses no projections"),
+    (["--flat", ".", "--i0", "9"], "--flat and --i0 are both given; accepted is one of them"),
+    (["--dark", "."], "--dark needs --flat or --i0 beside it"),
+]
+
+
+@pytest.mark.parametrize("flags, reason", MEASURED, ids=[" ".join(flags) for flags, _ in MEASURED])
+def test_flags_that_measured_projections_do_not_go_with(files, tmp_path, capsys, flags, reason):
+    geometry = ["--geometry", files[-3]] if flags else []
+    with pytest.raises(SystemExit) as stop:
+        parse_args("CBCT", files[2:] + ["--projections", str(tmp_path), *geometry, *flags])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and reason in message and message.count("\n") == 1
+
+
+def test_measured_projections_leave_views_and_size_to_the_geometry(files, tmp_path):
+    args = parse_args("CBCT", files[2:] + ["--projections", str(tmp_path), "--geometry", files[-3]])
+    assert args.data is None and args.degree is None and args.recon_size is None
+
+
+def test_something_to_reconstruct_is_needed(files, capsys):
+    with pytest.raises(SystemExit):
+        parse_args("CBCT", files[2:])
+    assert "--data or --projections is missing" in capsys.readouterr().err
+
+
+def test_a_missing_prior_is_named_except_for_admm_tv(files, capsys):
+    with pytest.raises(SystemExit):
+        parse_args("CBCT", files[:2])
+    assert "--checkpoint-path is missing; --method DDS needs a prior" in capsys.readouterr().err
+    assert parse_args("CBCT", files[:2] + ["--method", "ADMM-TV"]).checkpoint_path is None
+    with pytest.raises(SystemExit):
+        parse_args("ZSR", files + ["--method", "ADMM-TV"])
+    with pytest.raises(SystemExit):
+        parse_args("ZSR", files + ["--degree", "1"])
+
+
+def test_an_output_folder_that_cannot_be_written(files, tmp_path, capsys):
+    for folder in (tmp_path / "scan.nii.gz", tmp_path / "scan.nii.gz" / "below"):
+        with pytest.raises(SystemExit) as stop:
+            parse_args("CBCT", files + ["--output-dir", str(folder)])
+        assert stop.value.code == 2 and "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error, line", [
+    (ValueError("config.yaml: unknown key a"), "config.yaml: unknown key a"),
+    (FileNotFoundError(2, "No such file or directory", "x.nii"), "x.nii: No such file or directory"),
+    (OSError("x: cannot be written"), "x: cannot be written"),
+])
+def test_input_errors_become_one_line(capsys, error, line):
+    with pytest.raises(SystemExit) as stop, input_errors():
+        raise error
+    assert stop.value.code == 2 and capsys.readouterr().err.strip().endswith(line)
+
+
+def test_programming_errors_pass_through():
+    with pytest.raises(TypeError), input_errors():
+        raise TypeError
+
+
+@pytest.mark.parametrize("script", ["recon_CBCT.py", "recon_MRI_ZSR.py", "train.py"])
+def test_help_and_wrong_flags_load_nothing_heavy(data_dir, script):
+    root = data_dir.parents[1]
+    command = [sys.executable, "-X", "importtime", str(root / script)]
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, env=os.environ | {"COLUMNS": "110"})
+    assert shown.returncode == 0 and "default: " in shown.stdout
+    refused = subprocess.run([*command, "--no-such-flag"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    for run in (shown, refused):
+        assert " torch\n" not in run.stderr and " numpy\n" not in run.stderr
+
+
+def test_the_choices_are_those_that_are_built():
+    assert NOISE_CONTROLS == noise.CONTROLS and sorted(RENOISE_METHODS) == sorted(renoise.METHODS)

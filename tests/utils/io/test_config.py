@@ -1,0 +1,100 @@
+"""Configs: published keys, and one line for what is misspelt, missing or of a wrong type."""
+from itertools import pairwise
+
+import pytest
+import yaml
+
+from utils.io.config import check_levels, load_config
+
+
+@pytest.fixture
+def tree(data_dir):
+    return yaml.safe_load((data_dir / "ncsnpp_tiny.yaml").read_text())
+
+
+def write(path, tree):
+    path.write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree))
+    return path
+
+
+@pytest.mark.parametrize("name", ["AAPM_256_ncsnpp_Chung", "BMR_ZSR_256", "demo_CT_128", "demo_MR_96"])
+def test_shipped_configs_load(data_dir, name):
+    config = load_config(data_dir.parents[1] / "configs" / "ve" / f"{name}.yaml")
+    assert config.model.name == "ncsnpp" and config.sampling.snr == 0.16
+
+
+def test_published_configs_are_the_published_architecture(data_dir):
+    for name in ("AAPM_256_ncsnpp_Chung", "BMR_ZSR_256"):
+        config = load_config(data_dir.parents[1] / "configs" / "ve" / f"{name}.yaml")
+        assert (config.data.image_size, config.model.nf, config.model.num_res_blocks) == (256, 128, 4)
+        assert list(config.model.ch_mult) == [1, 2, 2, 2] and list(config.model.attn_resolutions) == [16]
+        assert (config.model.sigma_max, config.model.sigma_min, config.model.num_scales) == (378, 0.01, 2000)
+
+
+@pytest.mark.parametrize("section, key, value, reason", [
+    ("model", "nff", 16, "unknown key model.nff"),
+    ("model", "nf", "16", "model.nf: '16'; expected a whole number"),
+    ("model", "nf", True, "model.nf: True; expected a whole number"),
+    ("model", "fir", 1, "model.fir: 1; expected true or false"),
+    ("model", "sigma_max", float("nan"), "model.sigma_max"),
+    ("model", "ch_mult", 3, "model.ch_mult: 3; expected a list"),
+    ("model", "ch_mult", [1, 1.5], "model.ch_mult: .*expected a list of whole numbers"),
+    ("sampling", "predictor", "euler", "sampling.predictor: 'euler' is not supported"),
+])
+def test_a_wrong_key_is_named(tmp_path, tree, section, key, value, reason):
+    tree[section][key] = value
+    with pytest.raises(ValueError, match=reason):
+        load_config(write(tmp_path / "config.yaml", tree))
+
+
+def test_a_missing_key_or_section_is_named(tmp_path, tree):
+    del tree["model"]["nf"]
+    with pytest.raises(ValueError, match="config.yaml: missing key model.nf"):
+        load_config(write(tmp_path / "config.yaml", tree))
+    del tree["model"]
+    with pytest.raises(ValueError, match="missing key model"):
+        load_config(write(tmp_path / "config.yaml", tree))
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n- 2\n", "a: [1,\n", "model: 3\n", "\x00"])
+def test_other_text_is_refused_in_one_line(tmp_path, text):
+    with pytest.raises(ValueError, match="config.yaml") as error:
+        load_config(write(tmp_path / "config.yaml", text))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text, reason", [
+    ("seed: 1\nseed: 2", "the key 'seed' stands twice"), ("a: {b: 1, b: 2}", "line 1: the key 'b' stands twice"),
+    ("[" * 5000, "nested more than 50 deep"), ("a: &a [*a]", "an alias stands for itself"),
+    ("a: &a [1, 1]\n" + "".join(f"{y}: &{y} [*{x}, *{x}]\n" for x, y in pairwise("abcdefghijklmnopqrstu")),
+     "aliases for more than 100000 values"), ("a: !!int ''", "a value cannot be read"), ("a: " + "9" * 5000, "digits"),
+    ("a: !!python/object/apply:os.mkdir [ran]", "constructor"), ("# " + "x" * 500_000, "500001 characters")])
+def test_yaml_that_is_refused_in_one_line(tmp_path, text, reason):
+    with pytest.raises(ValueError, match=f"config.yaml: .*{reason}") as error:
+        load_config(write(tmp_path / "config.yaml", text))
+    assert "\n" not in str(error.value)
+
+
+def test_aliases_and_merged_sections_are_accepted(tmp_path, tree):
+    text = yaml.safe_dump(tree).replace("model:", "model: &all", 1) + "seed: &n 3\n"
+    assert load_config(write(tmp_path / "config.yaml", text.replace("seed: 42\n", ""))).seed == 3
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="not a YAML file"):
+        load_config(tmp_path / "config.yaml")
+
+
+def test_levels_beyond_the_priors_are_refused(data_dir):
+    config = load_config(data_dir / "ncsnpp_tiny.yaml")
+    check_levels(config, 0.01, 378)
+    for sigma_min, sigma_max in ((0.009, 1), (0.01, 379)):
+        with pytest.raises(ValueError, match="this prior knows 0.01 to 378"):
+            check_levels(config, sigma_min, sigma_max)
+
+
+def test_preconditioning_may_be_left_out(tmp_path, tree):
+    assert load_config(write(tmp_path / "config.yaml", tree)).training.preconditioning == "none"
+    tree["training"]["preconditioning"] = "edm"
+    assert load_config(write(tmp_path / "config.yaml", tree)).training.preconditioning == "edm"

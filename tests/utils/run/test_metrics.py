@@ -1,0 +1,86 @@
+"""Metrics against their formulas."""
+import math
+
+import pytest
+import torch
+
+from utils.run.metrics import evaluate, inter_slice_error, sharpness
+
+
+def volumes(shape=(12, 16, 20)):
+    generator = torch.Generator().manual_seed(3)
+    truth = torch.rand(shape, generator=generator)
+    return truth + 0.1 * torch.randn(shape, generator=generator), truth
+
+
+def test_psnr_of_the_volume_and_by_view():
+    volume, truth = volumes()
+    span = truth.max() - truth.min()
+    result = evaluate(volume, truth)
+    error = (volume - truth).square()
+    assert result["psnr"] == pytest.approx(10 * torch.log10(span**2 / error.mean()).item(), rel=1e-5)
+    for axis, view in enumerate(("axial", "coronal", "sagittal")):
+        others = [a for a in range(3) if a != axis]
+        expected = (10 * torch.log10(span**2 / error.mean(others))).mean().item()
+        assert result[view]["psnr"] == pytest.approx(expected, rel=1e-5)
+        assert 0 < result[view]["ssim"] < 1
+    assert result["ssim"] == pytest.approx(sum(result[v]["ssim"] for v in ("axial", "coronal", "sagittal")) / 3)
+
+
+def test_slices_where_the_truth_is_constant_are_left_out():
+    volume, truth = volumes()
+    padded_volume = torch.cat([volume, torch.full((5, 16, 20), 0.3)])
+    padded_truth = torch.cat([truth, torch.zeros(5, 16, 20)])
+    for key in ("psnr", "ssim"):
+        expected = evaluate(volume, truth)["axial"][key]
+        scale = (padded_truth.max() - padded_truth.min()) / (truth.max() - truth.min())
+        found = evaluate(padded_volume, padded_truth)["axial"][key]
+        assert found == pytest.approx(expected + (20 * math.log10(scale) if key == "psnr" else 0), rel=2e-3)
+
+
+def test_ssim_of_many_slices_is_the_mean_of_single_ones():
+    volume, truth = volumes((35, 16, 16))
+    truth[:, 0, 0], truth[:, 0, 1] = 0, 1      # the same range for every slice
+    singles = [evaluate(volume[k:k + 1], truth[k:k + 1])["axial"]["ssim"] for k in range(35)]
+    assert evaluate(volume, truth)["axial"]["ssim"] == pytest.approx(sum(singles) / 35, rel=1e-5)
+
+
+def test_inter_slice_error_sees_jumps_not_offsets():
+    truth = volumes()[1]
+    assert inter_slice_error(truth + 0.5, truth) == pytest.approx(0, abs=1e-6)
+    jumps = torch.tensor([0.0, 0.2] * 6)[:, None, None]
+    assert inter_slice_error(truth + jumps, truth) == pytest.approx(0.2, rel=1e-5)
+    assert inter_slice_error(truth + jumps, truth, axis=1) == pytest.approx(0, abs=1e-6)
+    assert inter_slice_error(truth[:1], truth[:1]) is None
+
+
+def test_slices_thinner_than_the_window_have_no_ssim():
+    volume, truth = volumes((4, 16, 20))
+    result = evaluate(volume, truth)
+    assert result["coronal"]["ssim"] is None and result["axial"]["ssim"] is not None
+    assert result["ssim"] == result["axial"]["ssim"]
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match="truth"):
+        evaluate(torch.zeros(3, 4, 4), torch.zeros(3, 4, 5))
+
+
+def test_what_has_no_figure_is_none():
+    truth = torch.zeros(12, 16, 20)
+    truth[6:] = 1      # every axial slice is constant
+    result = evaluate(truth.clone(), truth)
+    assert result["psnr"] is None and result["axial"] == {"psnr": None, "ssim": None}
+    assert result["coronal"] == {"psnr": None, "ssim": pytest.approx(1)}
+
+
+def test_sharpness_falls_with_blur_and_not_with_noise():
+    z = torch.linspace(-1, 1, 48)
+    truth = torch.where(z[:, None, None]**2 + z[:, None]**2 + z**2 < 0.5, 0.7, 0.1)
+    assert sharpness(truth, truth) == pytest.approx(1) and sharpness(0.4 * truth + 3, truth) == pytest.approx(0.4)
+    blurred = torch.nn.functional.avg_pool3d(truth[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+    assert 0.2 < sharpness(blurred, truth) < 0.5
+    noisy = truth + 0.2 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    assert sharpness(noisy, truth) == pytest.approx(1, abs=0.1)
+    assert sharpness(truth, torch.zeros_like(truth)) is None
+    assert evaluate(blurred, truth)["sharpness"] == sharpness(blurred, truth)

@@ -1,0 +1,166 @@
+"""Training data: random 2D slices of volumes, as the priors see them, and their cache on disk."""
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from utils import phantoms as phantom
+from utils.io.files import complete_file
+from utils.io.volume import CT_WINDOW, SUFFIXES, Volume, read_volume, scale_to_unit
+
+EMPTY = 0.03    # standard deviation below which an MR image counts as empty
+VERSION = 1     # of the cached slices; to be raised when the values below, or the phantoms, change
+MR_PERCENTILE = 99.9
+
+
+def find_volumes(paths) -> list[Path]:
+    """The NIfTI files among ``paths``: files, and of a folder all in it, sorted by name.
+
+    Raises ValueError for a folder without one, a file of another kind, or one that is given twice.
+    """
+    found = []
+    for path in map(Path, paths):
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES) and file.is_file())
+        if not inside or not inside[0].name.lower().endswith(SUFFIXES):
+            raise ValueError(f"{path}: {'not' if inside else 'holds not'} a NIfTI file; accepted: names that end in "
+                             f"{' or '.join(SUFFIXES)}, and folders with such files")
+        found += inside
+    resolved = [path.resolve() for path in found]
+    for i, path in enumerate(resolved):
+        if path in resolved[:i]:
+            raise ValueError(f"{found[i]}: given twice; accepted: every volume once, in --data or in --validation")
+    return found
+
+
+def ct_slices(volume: Volume) -> torch.Tensor:
+    """Axial slices [D, H, W] of a CT in HU, its window `CT_WINDOW` scaled to [0, 1]."""
+    return torch.from_numpy(scale_to_unit(volume.array, *CT_WINDOW))
+
+
+def mr_slices(volume: Volume) -> torch.Tensor:
+    """Slices that contain z, [H, W, D]: one for every y, scaled to [0, 1] by the minimum and the 99.9th percentile.
+
+    A few bright voxels, of vessels or artefacts, would otherwise leave the tissue dark.
+    """
+    unit = scale_to_unit(volume.array, volume.array.min(), np.percentile(volume.array, MR_PERCENTILE))
+    return torch.from_numpy(np.ascontiguousarray(unit.transpose(1, 2, 0)))
+
+
+class CachedSlices:
+    """Slices [n, h, w] of a file in the cache, float16. ``slices[i]`` reads one; between two reads no file is open,
+    so that there may be more volumes than a process may open files."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self.shape = np.load(path, mmap_mode="r").shape
+        except ValueError as error:
+            raise ValueError(f"{path}: not a file of slices ({error}); delete it, and it is made again") from None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index) -> np.ndarray:
+        return np.array(np.load(self.path, mmap_mode="r")[index])
+
+
+def volume_slices(path: Path, modality: str, cache: Path) -> CachedSlices:
+    """The slices ("ct": `ct_slices` of the axes LPI, "mr": `mr_slices`) of a NIfTI file, read from it the first time.
+
+    The cache knows the file by its path, size and time of change. Raises ValueError or OSError naming the file.
+    """
+    def make():
+        try:
+            return ct_slices(read_volume(path, "LPI")) if modality == "ct" else mr_slices(read_volume(path))
+        except ValueError as error:
+            raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+    stat = path.stat()
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    return _cached(cache, f"{modality}-{path.name.split('.')[0]}", key, make)
+
+
+def phantom_slices(seed: int, modality: str, size: int, cache: Path) -> CachedSlices:
+    """The slices of a synthetic patient: a chest ("ct", 24 slices of ``size`` x ``size``) or a head ("mr")."""
+    def make():
+        if modality == "mr":
+            return mr_slices(Volume(phantom.head(seed, (112, 160, 128), (1.0, 1.0, 1.0))))
+        rng = np.random.default_rng(seed)
+        pixel = rng.uniform(330, 480) / size
+        return ct_slices(Volume(phantom.thorax(seed, (24, size, size), (rng.uniform(2, 5), pixel, pixel))))
+
+    return _cached(cache, f"{modality}-phantom-{seed}", ("phantom", seed, size if modality == "ct" else 0), make)
+
+
+def _cached(cache: Path, name: str, key: tuple, make) -> CachedSlices:
+    """What ``make()`` gives, from CACHE/<name>-<hash of name and key>.npy; the file is made where it is missing."""
+    digest = hashlib.sha256(repr((VERSION, name, key)).encode()).hexdigest()[:16]
+    path = cache / f"{name}-{digest}.npy"
+    if not path.exists():
+        slices = make().half().numpy()
+        cache.mkdir(parents=True, exist_ok=True)
+        with complete_file(path) as partial:
+            np.save(partial, slices)
+    return CachedSlices(path)
+
+
+class SliceSampler:
+    """Draws random training images from stacks of slices.
+
+    ``groups`` is a list of lists of stacks [n, h, w] in [0, 1]: `CachedSlices`, tensors or arrays. Every group is
+    equally likely, and every stack within a group, so that one real scan counts as much as a hundred synthetic
+    ones. Both kinds of image are mirrored left to right at random.
+
+    - CT: a random box of 75 to 100 % of either side, resized (antialiased) to ``size`` x ``size``.
+    - MR: a random box of ``size`` pixels, each 1 to 1.5 voxels wide, padded with zeros where the slice is
+      smaller; drawn again, a few times, if it is almost empty; times a random gain of 0.25 to 1, since the
+      maximum that a volume is scaled by says little about its tissue.
+    """
+
+    def __init__(self, groups, size: int, modality: str):
+        self.groups = [list(group) for group in groups if group]
+        if not self.groups:
+            raise ValueError("no training data; accepted: at least one volume or synthetic phantom")
+        self.size, self.modality = size, modality
+
+    def batch(self, count: int, rng: np.random.Generator) -> torch.Tensor:
+        """``count`` images [count, 1, size, size], float32."""
+        return torch.stack([self._image(rng) for _ in range(count)])[:, None]
+
+    def _image(self, rng: np.random.Generator) -> torch.Tensor:
+        group = self.groups[rng.integers(len(self.groups))]
+        stack = group[rng.integers(len(group))]
+        if self.modality == "ct":
+            image = _random_slice(stack, rng)
+            image = _random_box(image, [round(side * rng.uniform(0.75, 1)) for side in image.shape], rng)
+            return self._resize(image if rng.random() < 0.5 else image.flip(-1))
+        side = round(self.size * rng.uniform(1, 1.5))
+        for _ in range(5):
+            image = _random_box(_random_slice(stack, rng), (side, side), rng)
+            if image.std() > EMPTY:
+                break
+        image = rng.uniform(0.25, 1) * image
+        return self._resize(image if rng.random() < 0.5 else image.flip(-2))
+
+    def _resize(self, image: torch.Tensor) -> torch.Tensor:
+        size = (self.size, self.size)
+        return F.interpolate(image[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0]
+
+
+def _random_slice(stack, rng: np.random.Generator) -> torch.Tensor:
+    return torch.as_tensor(stack[rng.integers(len(stack))]).float()
+
+
+def _random_box(image: torch.Tensor, box, rng: np.random.Generator) -> torch.Tensor:
+    """A random window of ``box`` pixels; the image is first padded with zeros where it is smaller."""
+    for axis, side in enumerate(box):
+        missing = max(0, side - image.shape[axis])
+        before = int(rng.integers(missing + 1))
+        pad = (before, missing - before)
+        image = F.pad(image, pad if axis == 1 else (0, 0, *pad))
+        image = image.narrow(axis, int(rng.integers(image.shape[axis] - side + 1)), side)
+    return image
