@@ -35,6 +35,7 @@ def reconstruct(args) -> None:
     from physics.views import lact_views, svct_views
     from models.checkpoint import check_prior, load_weights
     from utils.io.config import check_levels, load_config
+    from utils.io.geometry_file import geometry_text
     from utils.run.device import choose_device, volumes_device
     from utils.run.result import Run, progress_bar
     from utils.io.volume import CT_WINDOW, Volume
@@ -85,7 +86,7 @@ def reconstruct(args) -> None:
 
     # 2. The measurement y: line integrals in voxels of unit intensity; a ray is attenuated by exp(-attenuation y).
     attenuation = (CT_WINDOW[1] - CT_WINDOW[0]) / 1000 * scan_in_voxels.mu_water
-    run.save_text("geometry.yaml", scan.select(views).to_yaml())
+    run.save_text("geometry.yaml", geometry_text(scan.select(views)))
     if truth is not None:
         run.save("GT", truth)
     if args.projections:
@@ -94,7 +95,7 @@ def reconstruct(args) -> None:
         clean = full.A(truth)
         y_all = add_noise(clean, args.sino_noise, generator, attenuation)
         log.info(f"measurement: SNR {snr_db(clean[:, views], y_all[:, views]):.1f} dB")
-        (dv, du), lines = scan.det_spacing or (1.0, 1.0), attenuation * y_all[0, views]
+        (dv, du), lines = map(abs, scan.det_spacing or (1.0, 1.0)), attenuation * y_all[0, views]
         run.save_volume("measurement", Volume(lines.cpu().numpy(), (du, dv, 1.0)))
         del clean, lines
     y = y_all[:, views].contiguous()
@@ -139,7 +140,7 @@ def reconstruct(args) -> None:
 
 def simulated_scan(args):
     """The scan of the volume's own voxels, the volume in unit intensities, and no projections."""
-    from physics.geometry import read_geometry
+    from utils.io.geometry_file import read_geometry
     from utils.io.volume import read_unit_ct
 
     scan = read_geometry(args.geometry, "mu_water")
@@ -152,7 +153,7 @@ def simulated_scan(args):
 def measured_scan(args):
     """The scan on its whole target grid; the chosen slices of the reference, or without one of its place, empty;
     and the line integrals of attenuation [views, v, u]."""
-    from physics.geometry import read_geometry
+    from utils.io.geometry_file import read_geometry
     from utils.io.projections import read_line_integrals
     from utils.io.volume import empty_volume, read_unit_ct
 

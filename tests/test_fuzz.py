@@ -22,10 +22,11 @@ from hypothesis import HealthCheck, Phase, configuration, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from physics.geometry import ConeGeometry, read_geometry
+from physics.geometry import ConeGeometry
 from utils.cli.flags import parse_args
 from models.checkpoint import load_weights
 from utils.io.config import load_config
+from utils.io.geometry_file import read_geometry
 from utils.evaluation.grid import read_grid
 from utils.io.projections import read_line_integrals, read_projections
 from utils.io.volume import read_volume
