@@ -18,9 +18,11 @@ import torch
 import yaml
 
 import evaluate
+from utils.evaluation import records
 from utils.evaluation.grid import read_grid
-from utils.run.metrics import evaluate as quality
+from utils.io.files import ROOT
 from utils.io.volume import Volume, read_volume, write_volume
+from utils.run.metrics import evaluate as quality
 
 ENTRY = '''
 import json, os, shutil, sys, time
@@ -187,8 +189,9 @@ def test_killed_in_the_middle_and_started_again(study):
     assert len(half_done) == 3 and not (study.output / "results.md").exists()
     (study.output / "runs" / half_done[0] / "leftover").touch()         # of ISCS, the third
     (study.output / "records" / ".partial-1-x.json").write_text("{")    # killed while it wrote
-    (study.output / "runs" / "older").mkdir()                           # killed, and the grid changed since
-    (study.output / "records" / "older.json").write_text('{"state": "running", "folder": "runs/older"}')
+    (study.output / "runs" / "older-0123").mkdir()                      # killed, and the grid changed since
+    (study.output / "records" / "0123.json").write_text(
+        '{"state": "running", "name": "older", "folder": "runs/older-0123"}')
     assert study.run() == 0
     time.sleep(0.2)     # enough for the run of the first start to write more, if it were alive
     assert study.calls("end") == every and study.calls("begin") == [*every[:3], *every[2:]]
@@ -227,8 +230,8 @@ def test_several_at_a_time(study):
 
 
 def test_two_evaluations_do_not_share_a_folder(study, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate, "LOCK_PATIENCE", 0.2)
-    with evaluate.locked(study.output), pytest.raises(SystemExit) as stop:
+    monkeypatch.setattr(records, "LOCK_PATIENCE", 0.2)
+    with records.locked(study.output), pytest.raises(SystemExit) as stop:
         study.run()
     assert stop.value.code == 2 and "another evaluation" in capsys.readouterr().err and not study.calls("begin")
 
@@ -425,33 +428,33 @@ def change(*keys, to):
 
 
 @pytest.mark.parametrize("spoil, reason", [
-    (change("volume", to={}), "unknown key 'volume'; accepted: volumes, tasks"),
+    (change("volume", to={}), "grid.yaml: volume: unknown key; the nearest is volumes"),
     (change("seeds", to=[1, 1]), "seeds: [1, 1]; accepted: a list of different whole numbers"),
     (change("seeds", to=[-1]), "seeds: [-1]"), (change("seeds", to=3), "seeds: 3"),
-    (lambda tree: tree.pop("tasks"), "tasks is missing"), (change("variants", to={}), "variants: {}"),
-    (change("volumes", "chest", "modality", to="PET"), "volumes.chest: modality: 'PET'; accepted: CT or MR"),
-    (change("volumes", "chest", "slices", to=[1]), "volumes.chest: slices: [1]"),
+    (lambda tree: tree.pop("tasks"), "tasks: missing"), (change("variants", to={}), "variants: {}"),
+    (change("volumes", "chest", "modality", to="PET"), "volumes.chest.modality: 'PET'; accepted: CT or MR"),
+    (change("volumes", "chest", "slices", to=[1]), "volumes.chest.slices: [1]; accepted: [begin, end], whole numbers with begin below end"),
     (change("volumes", "chest", "path", to="no.nii.gz"), "no.nii.gz: no such file"),
     (change("volumes", "chest", "path", to="${UNSET_DATA}/a.nii"), "the environment variable UNSET_DATA is not set"),
     (change("volumes", "chest", "path", to="$(x)"), "accepted are variables as ${NAME}"),
-    (change("volumes", "head", to={"modality": "MR", "path": "a", "size": 3}), "volumes.head: size is for CT"),
+    (change("volumes", "head", to={"modality": "MR", "path": "a", "size": 3}), "volumes.head.size: it is for CT"),
     (change("volumes", "head", to={"modality": "MR", "path": "a"}), "volumes.head: nothing to run"),
     (change("volumes", 3, to={"modality": "MR", "path": "a"}), "volumes: the name 3; accepted: a text"),
-    (change("tasks", "SVCT-20", "task", to="CT"), "tasks.SVCT-20: task: 'CT'; accepted: SVCT or LACT or ZSR"),
+    (change("tasks", "SVCT-20", "task", to="CT"), "tasks.SVCT-20.task: 'CT'; accepted: SVCT or LACT or ZSR"),
     (change("tasks", "SVCT-20", "volumes", to=["x"]), "tasks.SVCT-20.volumes: 'x'; accepted: chest"),
-    (change("variants", "ISCS", "tasks", to=["SVCT-30"]), "variants.ISCS.tasks: 'SVCT-30'; accepted: SVCT-20"),
-    (change("variants", "ISCS", "flag", to={}), "variants.ISCS: unknown key 'flag'"),
+    (change("variants", "ISCS", "tasks", to=["SVCT-30"]), "variants.ISCS.tasks: 'SVCT-30'; the nearest is SVCT-20"),
+    (change("variants", "ISCS", "flag", to={}), "variants.ISCS.flag: unknown key; the nearest is flags"),
     (change("variants", "ISCS", to=None), "variants.ISCS: None; accepted: a section"),
-    (change("variants", "ISCS", "samples", to=0), "samples: 0; accepted: a whole number of 1 or more"),
+    (change("variants", "ISCS", "samples", to=0), "variants.ISCS.samples: 0; accepted: a whole number of 1 or more"),
     (change("variants", "ISCS", "baseline", to=True), "independent and ISCS are both baseline"),
-    (change("variants", "ISCS", "against", to="x"), "variants.ISCS: against: 'x'; accepted: independent, ISCS"),
+    (change("variants", "ISCS", "against", to="x"), "variants.ISCS.against: 'x'; accepted: independent, ISCS"),
     (change("variants", "ISCS", "modality", to="MR"), "variants.ISCS: nothing to run"),
-    (change("variants", "ISCS", "sweep", to={"NFE": 3}), "variants.ISCS.sweep: NFE: 3"),
-    (change("variants", "ISCS", "flags", to={"--NFE": 3}), "variants.ISCS.flags: '--NFE'; accepted: a flag's name"),
-    (change("variants", "ISCS", "flags", to={"NFE": [3]}), "variants.ISCS.flags: NFE: [3]"),
-    (change("variants", "ISCS", "flags", to={"seed": 3}), "variants.ISCS.flags: seed is set by seeds"),
-    (change("variants", "ISCS", "flags", to={"sino-noise": 3}), "sino-noise changes the measurement"),
-    (change("flags", "recon-size", to=3), "flags: recon-size is set by a volume's size"),
+    (change("variants", "ISCS", "sweep", to={"NFE": 3}), "variants.ISCS.sweep.NFE: 3; accepted: a list of different values"),
+    (change("variants", "ISCS", "flags", to={"--NFE": 3}), "variants.ISCS.flags.--NFE: unknown flag; the nearest is NFE"),
+    (change("variants", "ISCS", "flags", to={"NFE": [3]}), "variants.ISCS.flags.NFE: [3]"),
+    (change("variants", "ISCS", "flags", to={"seed": 3}), "variants.ISCS.flags.seed: set by seeds"),
+    (change("variants", "ISCS", "flags", to={"sino-noise": 3}), "variants.ISCS.flags.sino-noise: it changes the measurement"),
+    (change("flags", "recon-size", to=3), "grid.yaml: flags.recon-size: set by a volume's size"),
     (change("flags", "config-path", to="none.yaml"), "none.yaml: no such file"),
     (change("keep", to="all"), "keep: 'all'"),
     (lambda tree: (tree["variants"]["ISCS"].update(samples=2), tree["flags"].update({"sino-noise": 1e5})),
@@ -470,7 +473,7 @@ def test_a_bad_grid_is_one_line_and_status_2(study, capsys, monkeypatch, spoil, 
 
 
 @pytest.mark.parametrize("text, reason", [
-    ("seeds: [1", "not a YAML file"), ("- a", "the grid: ['a']"), ("", "the grid: None"),
+    ("seeds: [1", "not a YAML file"), ("- a", "['a']; accepted: a section with the keys volumes"), ("", "None; accepted: a section with the keys volumes"),
     ("seeds: [1]\nseeds: [2]", "the key 'seeds' stands twice"), ("[1]: 2", "not a YAML file"),
     ("variants:\n  a: {flags: {b: 1, b: 2}}", "line 2: the key 'b' stands twice"),
 ])
@@ -488,7 +491,7 @@ def test_the_grids_of_the_repository(tmp_path, monkeypatch, name):
         (tmp_path / scan).parent.mkdir(exist_ok=True)
         (tmp_path / f"{scan}.nii.gz").touch()
     monkeypatch.setenv("ISCS_DATA", str(tmp_path))
-    grid = read_grid(evaluate.ROOT / "configs" / "evaluation" / f"{name}.yaml", evaluate.ROOT)
+    grid = read_grid(ROOT / "configs" / "evaluation" / f"{name}.yaml", ROOT)
     assert grid.baseline == "independent"
     assert all(cell.against or cell.variant.startswith("independent") for cell in grid.cells)
     assert all(cell.flags["noise-control"] in ("None", "SLERP", "shared", "GP", "zero") for cell in grid.cells
