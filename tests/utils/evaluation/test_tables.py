@@ -37,7 +37,7 @@ SHOWN = ["&lt;img src=x onerror=alert(1)&gt;", "a &amp; b", r"\[x\](javascript:a
          "a b", r"back\\slash"]
 
 
-@pytest.mark.parametrize("name, shown", zip(NAMES, SHOWN))
+@pytest.mark.parametrize("name, shown", list(zip(NAMES, SHOWN)))
 def test_names_carry_no_html_and_no_markdown(tmp_path, name, shown):
     assert plain(name) == shown
     (cell,) = cells("ct.py", volume=name)
