@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Run what is missing of a grid of reconstructions, and tabulate all of it:  python evaluate.py GRID.yaml
+"""Run what is missing of a grid of reconstructions, and tabulate all of it.
+
+    python evaluate.py GRID.yaml
 
 Every run is a process of its own. Killed at any time and started again, this goes on where it was. Linux and macOS.
 """

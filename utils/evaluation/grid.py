@@ -261,7 +261,7 @@ def _flags_of(modality: str) -> dict[str, argparse.Action]:
 def _check_flags(where: str, flags: dict, known: dict, all_known: bool) -> None:
     """Refuse flags that the program has not (unless it is one of the user's own), or that are not for this place."""
     for name, value in flags.items():
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name) or all_known and name not in known:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name) or (all_known and name not in known):
             raise ValueError(f"{where}.{name}: unknown flag; {nearest(name.lstrip('-'), known)}")
         if name in SET_ELSEWHERE:
             raise ValueError(f"{where}.{name}: set by {SET_ELSEWHERE[name]}")
@@ -270,8 +270,8 @@ def _check_flags(where: str, flags: dict, known: dict, all_known: bool) -> None:
             raise ValueError(f"{where}.{name}: it changes the measurement, which the variants share; accepted in the "
                              "flags of a task, a volume or the grid")
         if name == "noise-control" and value is None:
-            raise ValueError(f"{where}.{name}: null, which leaves the flag out, so that noise is SLERP; write \"None\", "
-                             "in quotes, for independent noise")
+            raise ValueError(f"{where}.{name}: null, which leaves the flag out, so that noise is SLERP; write "
+                             '"None", in quotes, for independent noise')
 
 
 def _text(value) -> str:

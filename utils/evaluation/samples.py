@@ -49,8 +49,8 @@ def average_samples(folders: list[Path], target: Path, cell: Cell, first: dict) 
     Args:
         folders: Those of the runs.
         target: Gets ``mean.nii.gz`` and ``std.nii.gz`` in the input's units and place.
-        cell: The runs'; its input says what the unit range of the metrics is: `CT_WINDOW` for CT, the range of the whole
-            input for MR.
+        cell: The runs'; its input says what the unit range of the metrics is: `CT_WINDOW` for CT, the range of the
+            whole input for MR.
         first: The metrics that the first run reported.
 
     Returns:

@@ -69,7 +69,8 @@ def missing(grid: Grid, jobs: dict[str, Job], records: Records) -> list[Job]:
             or (key in averaged and not (records.result(key) / "recon.nii.gz").exists())]
 
 
-def run_all(todo: list[Job], jobs: dict[str, Job], records: Records, workers: int, keep: tuple | None, lock: IO) -> None:
+def run_all(todo: list[Job], jobs: dict[str, Job], records: Records, workers: int, keep: tuple | None,
+            lock: IO) -> None:
     """Run ``todo``, ``workers`` at a time, and record each one that ends.
 
     Ctrl-C (and SIGTERM) ends those at work and raises KeyboardInterrupt; what had ended by then is recorded.
@@ -131,7 +132,7 @@ def _start(job: Job, records: Records, environment: dict, lock: IO) -> subproces
         # A session of its own: Ctrl-C reaches this program alone, which ends the runs.
         return subprocess.Popen(line, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stdout,
                                 stderr=stderr, start_new_session=True, pass_fds=[lock.fileno()],
-                                preexec_fn=_die_with_parent if LIBC else None)  # noqa: PLW1509, there are no threads
+                                preexec_fn=_die_with_parent if LIBC else None)  # there are no threads
 
 
 def _die_with_parent() -> None:

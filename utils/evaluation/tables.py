@@ -23,7 +23,8 @@ BY_VIEW = {f"{view}_{metric}": (f"{metric.upper()} {view}", digits)
 DIFFERENCES = ("psnr", "ssim", "inter_slice_error")
 
 
-def tabulate(grid: Grid, done: Callable[[str], Record | None], mean_made: Callable[[Cell], Record | None]) -> list[dict]:
+def tabulate(grid: Grid, done: Callable[[str], Record | None],
+             mean_made: Callable[[Cell], Record | None]) -> list[dict]:
     """The rows: for every volume and task the baselines of its measurement, the variants, the means of samples.
 
     Args:
@@ -49,7 +50,8 @@ def _group_rows(cells: list[Cell], baseline: str | None, done: Callable, mean_ma
     runs = {cell.variant: {seed: record for seed in (*cell.seeds, *cell.sample_seeds())
                            if (record := done(cell.key(seed)))} for cell in cells}
     values = {variant: {seed: figures(record) for seed, record in own.items()} for variant, own in runs.items()}
-    measured: dict[str, dict] = {}    # the baselines of the measurement, for every seed from the first variant that ran it
+    # The baselines of the measurement, for every seed from the first variant that ran it.
+    measured: dict[str, dict] = {}
     for cell in cells:
         for seed in cell.seeds:
             for name in runs[cell.variant][seed].metrics if seed in runs[cell.variant] else ():
