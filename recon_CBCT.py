@@ -29,8 +29,10 @@ def reconstruct(args) -> None:
     from models.slice_score import SliceScore
     from models.ncsnpp import NCSNpp
     from physics.backends import cone_beam_operator
-    from physics.cone_beam import fdk, lact_views, sirt, svct_views
+    from physics.fdk import fdk
     from physics.noise import add_noise, poisson_weights, snr_db
+    from physics.sirt import sirt
+    from physics.views import lact_views, svct_views
     from models.checkpoint import check_prior, load_weights
     from utils.io.config import check_levels, load_config
     from utils.run.device import choose_device, volumes_device
@@ -137,7 +139,7 @@ def reconstruct(args) -> None:
 
 def simulated_scan(args):
     """The scan of the volume's own voxels, the volume in unit intensities, and no projections."""
-    from physics.cone_beam import read_geometry
+    from physics.geometry import read_geometry
     from utils.io.volume import read_unit_ct
 
     scan = read_geometry(args.geometry, "mu_water")
@@ -150,7 +152,7 @@ def simulated_scan(args):
 def measured_scan(args):
     """The scan on its whole target grid; the chosen slices of the reference, or without one of its place, empty;
     and the line integrals of attenuation [views, v, u]."""
-    from physics.cone_beam import read_geometry
+    from physics.geometry import read_geometry
     from utils.io.projections import read_line_integrals
     from utils.io.volume import empty_volume, read_unit_ct
 
