@@ -21,13 +21,11 @@ class Prior:
     Attributes:
         score: the network over batches of slices.
         sigma_min, sigma_max: the noise levels that it was trained on.
-        sampling: the config's settings of the corrector, ``snr`` and ``n_steps_each``.
     """
 
     score: SliceScore
     sigma_min: float
     sigma_max: float
-    sampling: Any
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         return self.score(x, sigma)
@@ -37,14 +35,14 @@ class Prior:
         return self.score.vjp(x, sigma, v)
 
 
-def load_prior(path: Path, config: Any, network_class: Callable, modality: str, device: torch.device, *,
+def load_prior(network: torch.nn.Module, path: Path, config: Any, modality: str, device: torch.device, *,
                batch_size: int = 8, image_size: int | None = None, progress: Callable = iter) -> Prior:
     """The prior in a checkpoint file.
 
     Args:
+        network: made from the config, such as ``models.ncsnpp.NCSNpp(config)``; it gets the weights.
         path: the weights, see `models.checkpoint.load_weights`.
-        config: of the published layout; ``network_class(config)`` is the network.
-        network_class: such as `models.ncsnpp.NCSNpp`.
+        config: of the published layout.
         modality: "ct" or "mr", what it is to be used for.
         device: where the network computes.
         batch_size: slices a network call.
@@ -54,10 +52,8 @@ def load_prior(path: Path, config: Any, network_class: Callable, modality: str, 
     Raises:
         ValueError: a file or a config that is not as described, or a prior for something else.
     """
-    network = network_class(config)
     check_prior(load_weights(network, path), path, modality, config, image_size)
-    return Prior(SliceScore(network, batch_size, device, progress), config.model.sigma_min, config.model.sigma_max,
-                 config.sampling)
+    return Prior(SliceScore(network, batch_size, device, progress), config.model.sigma_min, config.model.sigma_max)
 
 
 def check_levels(config: Any, sigma_min: float, sigma_max: float | None) -> float:

@@ -14,6 +14,7 @@ DESCRIPTIONS = {
     "ct": "Cone-beam CT from few or limited angles, with a 2D diffusion prior and noise that is consistent between "
           "slices (ISCS).",
     "mr": "MRI super-resolution along z, with a 2D diffusion prior and noise that is consistent between slices (ISCS)."}
+LONGEST = 2000      # characters of an error
 BARE = {"nargs": "?", "const": "true"}      # a flag that may stand without a value
 
 
@@ -134,7 +135,8 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+        line = " ".join(message.split())
+        self.exit(2, f"{self.prog}: error: {line if len(line) <= LONGEST else line[:LONGEST] + '...'}\n")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):

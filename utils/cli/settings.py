@@ -24,7 +24,8 @@ class Options(SimpleNamespace):
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"{name}: options are not changed once they are made")
 
-    __delattr__ = __setattr__   # type: ignore[assignment]
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{name}: options are not changed once they are made")
 
 
 def parse_args(modality: str, argv: list[str] | None, read_yaml: Callable[[Path], Any]) -> Options:

@@ -27,7 +27,7 @@ def one_of(*choices: str) -> Callable[[str], str]:
 def number(kind: type, least: float = -math.inf, most: float = math.inf, above: float | None = None) -> Callable:
     """A finite ``kind`` (int or float) in [least, most], or larger than ``above``."""
     word = "whole number" if kind is int else "number"
-    limits = [f"of {least:g} or more"] * (least > -math.inf) + [f"above {above:g}"] * (above is not None)
+    limits = [f"of {least:g} or more"] * (least > -math.inf) + ([] if above is None else [f"above {above:g}"])
     limits += [f"{'of ' if not limits else ''}{most:g} or less"] * (most < math.inf)
     accepted = " ".join([f"a {word}", " and ".join(limits)]).strip()
 
