@@ -23,6 +23,7 @@ def run(options) -> None:
     from algorithms.problem import Problem, reconstruct
     from models.window import CT_WINDOW
     from physics.acquisition import Acquisition
+    from utils.io.geometry_file import geometry_text
     from utils.run.device import choose_device, volumes_device
     from utils.run.run import Run
     from utils.run.scan import chosen_views, read_scan
@@ -48,7 +49,7 @@ def run(options) -> None:
         if options.method == "uncondition":
             problem = Problem(initial=torch.zeros(shape[0], 1, *shape[1:], device=home), spacing=place.spacing[2])
         else:
-            run.save_text("geometry.yaml", scan.select(acquisition.views).to_yaml())
+            run.save_text("geometry.yaml", geometry_text(scan.select(acquisition.views)))
             problem = measure(options, run, acquisition, place, p, generator, home)
         run.save("recon", reconstruct(problem, prior, method, generator, observer=run))
         run.finish()

@@ -26,9 +26,9 @@ from op import upfirdn2d
 from physics.backends import cone_beam_operator
 from physics.cone_beam import ConeBeam
 from physics.fdk import fdk
-from physics.geometry import read_geometry
 from physics.views import svct_views
 from utils.io.config import load_config
+from utils.io.geometry_file import read_geometry
 from utils.train.training import Processes
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,11 +22,12 @@ from hypothesis import HealthCheck, Phase, configuration, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from physics.geometry import ConeGeometry, read_geometry
-from utils.cli import settings as cli_settings
 from models.checkpoint import load_weights
-from utils.io.config import load_config
+from physics.geometry import ConeGeometry
+from utils.cli import settings as cli_settings
 from utils.evaluation.grid import read_grid
+from utils.io.config import load_config
+from utils.io.geometry_file import read_geometry
 from utils.io.projections import read_line_integrals, read_projections
 from utils.io.volume import read_volume
 from utils.io.yaml_file import read_yaml

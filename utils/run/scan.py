@@ -7,7 +7,7 @@ import numpy as np
 from physics.geometry import ConeGeometry
 from physics.views import lact_views, svct_views
 from utils.cli.messages import input_errors
-from physics.geometry import read_geometry
+from utils.io.geometry_file import read_geometry
 from utils.io.projections import read_line_integrals
 from utils.io.volume import Volume, empty_volume, read_unit_ct
 
