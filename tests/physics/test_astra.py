@@ -64,7 +64,7 @@ def blocks(image):
     return avg_pool2d(torch.as_tensor(image)[None, 3:-3, 3:-3], 6).numpy()
 
 
-# ASTRA sums pixels that are constant within their edges, here Joseph's method interpolates: they agree on what is smooth.
+# ASTRA's pixels are constant up to their edges, Joseph's method interpolates: they agree on what is smooth.
 def test_line_integrals_of_the_mid_plane_are_those_of_astra(scan, image):
     handle, wanted = astra.create_sino(np.ascontiguousarray(image[::-1]), fan_projector(scan))
     astra.data2d.delete(handle)
