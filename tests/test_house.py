@@ -171,7 +171,7 @@ def test_links_of_a_page_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         path, _, part = target.partition("#")
         file = page.parent / path if path else page
-        if not re.match(r"\w+:", path) and (not file.exists() or part and part not in anchors(file)):
+        if not re.match(r"\w+:", path) and (not file.exists() or (part and part not in anchors(file))):
             wrong.append(target)
     assert not wrong
 
