@@ -34,7 +34,7 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
-OTHER_PROGRAMS = {"--nproc-per-node", "--help"}                 # flags in the docs that are not of our programs
+OTHER_PROGRAMS = {"--nproc-per-node", "--index-url", "--install", "--help"}  # of torchrun, pip, xcode-select
 
 
 def room(module: str) -> str:
