@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "utils.phantoms": {"utils.io"},
     "utils.run": {"utils.io", "models", "physics", "algorithms"},
     "utils.train": {"utils.io", "utils.phantoms", "models"},
-    "utils.evaluation": {"utils.io", "utils.run"},
+    "utils.evaluation": {"utils.io", "utils.run", "utils.cli", "models"},
 }
 KNOW_FLAGS = ("utils.cli", "utils.run", "utils.evaluation")     # run records and evaluation writes command lines
 FOLDERS = sorted({room.split(".")[0] for room in MAY_IMPORT})
