@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "utils.phantoms": {"utils.io"},
     "utils.run": {"utils.cli", "utils.io", "models", "physics", "algorithms"},      # setup.py and scan.py read the options
     "utils.train": {"utils.io", "utils.phantoms", "models"},
-    "utils.evaluation": {"utils.cli", "utils.io", "utils.run"},
+    "utils.evaluation": {"utils.io", "utils.run", "utils.cli", "models"},
 }
 KNOW_FLAGS = ("utils.cli", "utils.run", "utils.evaluation")     # run records and evaluation writes command lines
 FOLDERS = sorted({room.split(".")[0] for room in MAY_IMPORT})
