@@ -324,8 +324,7 @@ def test_grid(folder, pytestconfig, changes, place, odd):
             "variants": {"ours": {"flags": {"NFE": 3}, "samples": 2}, "none": {"baseline": True}}}
     path = folder / "grid.yaml"
     path.write_text(changed(yaml.safe_dump(tree), tree, changes, place, odd), encoding="utf-8", errors="replace")
-    # It leaves the naming of the file to evaluate.py.
-    outcome(path, read_grid, pytestconfig.rootpath, named="")
+    outcome(path, read_grid, pytestconfig.rootpath)
     path.unlink()
 
 
