@@ -167,11 +167,15 @@ def measured_scan(args):
             raise ValueError(f"{args.data}: {' x '.join(map(str, place.array.shape))} voxels (z, y, x) are no reference "
                              f"for the {' x '.join(map(str, scan.volume_shape))} of {args.geometry}")
     place = place.crop(args.slice_begin, args.slice_end)
-    p, dark = read_line_integrals(args.projections, (scan.views, *scan.det_shape), args.flat, args.dark, args.i0)
-    if dark:
-        log.warning(f"{args.projections}: {dark} of {p.size} pixels counted nothing above dark; they got the least that "
-                    "could be counted")
-    return scan, place, p
+    found = read_line_integrals(args.projections, (scan.views, *scan.det_shape), args.flat, args.dark, args.i0)
+    if found.replaced:
+        log.warning(f"{args.projections}: {found.replaced} of {found.p.size} pixels counted nothing above dark; they got "
+                    "the least that could be counted")
+    if found.bad.any():
+        log.warning(f"{args.projections}: {found.bad.sum()} bad pixels of the detector are interpolated")
+    for line in found.warnings:
+        log.warning(f"{args.projections}: {line}")
+    return scan, place, found.p
 
 
 if __name__ == "__main__":
