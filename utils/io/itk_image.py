@@ -44,7 +44,7 @@ def read_image(path: Path) -> np.ndarray:
         if pixel not in SCALARS:
             raise ValueError(f"{path}: values of type {sitk.GetPixelIDValueAsString(pixel)}; accepted: integers or "
                              "real numbers, one a pixel")
-        if len(size) not in (2, 3):
+        if len(size) not in (2, 3) or 0 in size:
             raise ValueError(f"{path}: an array of shape {size[::-1]}; accepted: views x v x u, or v x u for one view")
         raw = image_io != "PNGImageIO" and _check_data(path, image_io == "MetaImageIO", prod(size) * SCALARS[pixel])
         return _pixels(reader, VIEWS if raw and len(size) == 3 else None)
