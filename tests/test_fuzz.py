@@ -237,8 +237,9 @@ def test_projections(folder, stacks, name, packed, fraction, rest, damage, claim
     else:
         content = damaged(content, (damage[0], int(damage[1] / 1e6 * len(content))))
     path.write_bytes(content)
-    found = outcome(path, read_line_integrals, SHAPE)
-    assert found is None or found[0].dtype == np.float32 and np.isfinite(found[0]).all()
+    for i0 in (None, 100.0):    # line integrals, counts
+        found = outcome(path, read_line_integrals, SHAPE, None, None, i0)
+        assert found is None or found.p.dtype == np.float32 and np.isfinite(found.p).all()
     path.unlink()
 
 

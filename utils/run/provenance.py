@@ -13,7 +13,7 @@ from utils.io.yaml_file import read_yaml, short
 log = logging.getLogger(__name__)
 
 UNRECORDED = ("resume", "source", "debug", "verbosity", "preset", "environment", "modality")     # of the options, those that change no voxel
-FILES = ("data", "projections", "flat", "dark", "geometry", "checkpoint_path", "config_path")
+FILES = ("data", "projections", "flat", "dark", "bad_pixels", "geometry", "checkpoint_path", "config_path")
 
 
 def record(options, device: str) -> dict:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from physics.geometry import ConeGeometry
+from physics.plausible import plausibility
 from physics.views import lact_views, svct_views
 from utils.cli.messages import input_errors
 from utils.io.geometry_file import read_geometry
@@ -44,6 +45,8 @@ def _simulated(options):
 
 def _measured(options):
     scan = read_geometry(options.geometry, "mu_water", "volume_shape")
+    for line in plausibility(scan):
+        log.warning(f"{options.geometry}: {line}")
     depth, height, width = scan.volume_shape
     if options.recon_size:
         z, y, x = scan.voxel_size
@@ -56,9 +59,20 @@ def _measured(options):
             raise ValueError(f"{options.data}: {' x '.join(map(str, place.array.shape))} voxels (z, y, x) are no "
                              f"reference for the {' x '.join(map(str, scan.volume_shape))} of {options.geometry}")
     place = place.crop(options.slice_begin, options.slice_end)
-    p, dark = read_line_integrals(options.projections, (scan.views, *scan.det_shape), options.flat, options.dark,
-                                  options.i0)
-    if dark:
-        log.warning(f"{options.projections}: {dark} of {p.size} pixels counted nothing above dark; they got the least "
-                    "that could be counted")
-    return scan, place, p
+    found = read_line_integrals(options.projections, (scan.views, *scan.det_shape), options.flat, options.dark, options.i0,
+                                options.bad_pixels)
+    if found.replaced:
+        log.warning(f"{options.projections}: {found.replaced} of {found.p.size} pixels counted nothing above dark; they got "
+                    "the least that could be counted")
+    if found.bad.any():
+        log.warning(f"{options.projections}: {found.bad.sum()} bad pixels of the detector are interpolated, (v, u) = "
+                    f"{_places(found.bad)}")
+    for line in found.warnings:
+        log.warning(f"{options.projections}: {line}")
+    return scan, place, found.p
+
+
+def _places(bad: np.ndarray, most: int = 10) -> str:
+    """Where the first of the pixels marked in [v, u] are."""
+    found = np.argwhere(bad)
+    return ", ".join(f"({v}, {u})" for v, u in found[:most]) + ", ..." * (len(found) > most)
