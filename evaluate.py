@@ -23,7 +23,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from utils.cli.flags import Parser, existing_file, input_errors, number
+from utils.cli.flags import Parser
+from utils.cli.messages import input_errors
+from utils.cli.types import existing_file, number
 from utils.evaluation.tables import average_samples, tabulate, write_results
 from utils.io.files import ROOT, complete_file, program_digest
 from utils.evaluation.grid import Cell, read_grid

@@ -18,7 +18,9 @@ import math
 import time
 from pathlib import Path
 
-from utils.cli.flags import Parser, existing_file, existing_path, input_errors, number
+from utils.cli.flags import Parser
+from utils.cli.messages import input_errors
+from utils.cli.types import existing_file, existing_path, number
 
 SAMPLES, SAMPLE_LEVELS = 8, 30      # images of the grid, noise levels from which they are drawn
 
@@ -177,7 +179,7 @@ class Training:
         return loss.item(), bool(stop)
 
     def save(self) -> None:
-        from models.checkpoint import save
+        from utils.io.files import save_tensors as save
 
         save(self.folder / "checkpoint.pth",
              {"optimizer": self.optimizer.state_dict(), "model": self.network.state_dict(),

@@ -24,8 +24,11 @@ from algorithms.noise import slerp_slices
 from models.ncsnpp import NCSNpp
 from op import upfirdn2d
 from physics.backends import cone_beam_operator
-from physics.cone_beam import ConeBeam, fdk, read_geometry, svct_views
+from physics.cone_beam import ConeBeam
+from physics.fdk import fdk
+from physics.views import svct_views
 from utils.io.config import load_config
+from utils.io.geometry_file import read_geometry
 from utils.train.training import Processes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,7 +124,9 @@ def timed_only(_):
 
 def peak_memory(device):
     """GiB that A and A_T of 133 x 512 x 512 voxels and 60 views need, PyTorch included; on CUDA, of its memory."""
-    code = ("import torch; from physics.cone_beam import *\n"
+    code = ("import torch; from physics.cone_beam import ConeBeam\n"
+            "from physics.geometry import read_geometry\n"
+            "from physics.views import svct_views\n"
             f"g = read_geometry('configs/geometry/demo.yaml').on_grid((133, 512, 512)); d = '{device}'\n"
             "operator = ConeBeam(g.select(svct_views(g, 60)))\n"
             "operator.A_T(operator.A(torch.rand(operator.domain_shape, device=d)))\n"

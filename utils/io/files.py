@@ -42,3 +42,14 @@ def program_digest(entry: Path) -> str:
     """Identifies the source code of a run that starts with the file ``entry``."""
     files = {path for pattern in SOURCES for path in ROOT.glob(pattern)}.difference(NO_PART_OF_A_RUN)
     return content_digest(entry, *sorted(files))[:12]
+
+
+def save_tensors(path: str | Path, content: dict) -> None:
+    """`torch.save` through `complete_file`. OSError where it cannot be written."""
+    import torch
+
+    with complete_file(path) as partial:
+        try:
+            torch.save(content, partial)
+        except RuntimeError as error:       # of a full disk
+            raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0][:120]})") from None

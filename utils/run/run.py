@@ -12,31 +12,26 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 import yaml
-from tqdm import tqdm
 
-from models.checkpoint import read_checkpoint, save
+from models.checkpoint import read_checkpoint
 from utils.run.device import peak_memory
 from utils.run.figure import save_panel
-from utils.io.files import ROOT, complete_file, content_digest, program_digest
+from utils.io.files import ROOT, save_tensors as save, complete_file, content_digest, program_digest
 from utils.run.metrics import evaluate
+from utils.run.progress import progress_bar
 from utils.run.report import write_report
 from utils.io.volume import Volume, scale_from_unit, write_volume
 
 log = logging.getLogger(__name__)
-ENTRIES = {"CBCT": "recon_CBCT.py", "ZSR": "recon_MRI_ZSR.py"}
+ENTRIES = {"ct": "recon_CBCT.py", "mr": "recon_MRI_ZSR.py"}
 STATE_SHARE = 0.02      # of a run's time, the most that keeping its state takes
-UNRECORDED = ("resume", "source", "debug", "verbosity")
+UNRECORDED = ("resume", "source", "debug", "verbosity", "environment", "preset", "modality")
 FILES = ("data", "projections", "flat", "dark", "geometry", "checkpoint_path", "config_path")
 
 
 def noise_label(level: float) -> str:
     """A simulated measurement's noise as a folder name: clean, gaussian-<variance> or poisson-<photons>."""
     return "clean" if level == 0 else f"{'gaussian' if level < 100 else 'poisson'}-{level:g}"
-
-
-def progress_bar(iterable, label: str, **options):
-    """A progress bar on a terminal, nothing elsewhere."""
-    return tqdm(iterable, label, disable=None, **options)
 
 
 class Run:
@@ -53,7 +48,8 @@ class Run:
     the prior's slices are stacked along.
     """
 
-    def __init__(self, args, problem: str, template: Volume, to_volume, window, slice_axis: int):
+    def __init__(self, args, *, modality: str, template: Volume, to_volume, window, slice_axis: int, device: str):
+        problem, self.device = modality, device
         self.args, self.template, self.to_volume = args, template, to_volume
         self.window, self.slice_axis = window, slice_axis
         self.units, self.metrics, self.history = {}, {}, []
@@ -62,9 +58,9 @@ class Run:
         measured = getattr(args, "projections", None)
         name = re.sub(r"(\.nii)?\.\w+$", "", (measured or args.data).name, flags=re.IGNORECASE)
         self.what = f"{args.task}-{args.degree}" if args.degree else "all-views"
-        parent = Path(args.output_dir, config, name, *["CBCT"] * (problem == "CBCT"), self.what, args.method,
+        parent = Path(args.output_dir, config, name, *["CBCT"] * (problem == "ct"), self.what, args.method,
                       "measured" if measured else noise_label(args.sino_noise))
-        self.name, self.modality = name, "CT" if problem == "CBCT" else "MR"
+        self.name, self.modality = name, "CT" if problem == "ct" else "MR"
         self.settings = self._settings(ROOT / ENTRIES[problem])
         if args.resume:
             self.folder = args.resume
@@ -73,7 +69,6 @@ class Run:
         else:
             self.folder = _new_folder(parent)
             self.save_text("args.yaml", yaml.safe_dump(self.settings, sort_keys=False))
-        args.folder = self.folder
 
     def _settings(self, entry: Path) -> dict:
         """All that the volume depends on: flags, versions (that of the program is a digest), machine, content of files.
@@ -83,11 +78,12 @@ class Run:
         args = vars(self.args)
         settings = {key: str(value.absolute()) if isinstance(value, Path) else value for key, value in args.items()
                     if key not in UNRECORDED}
+        settings["device"] = self.device
         settings["digests"] = {key: content_digest(args[key]) for key in FILES if args.get(key)}
         settings["versions"] = {"program": program_digest(entry), "python": platform.python_version(),
                                 "torch": str(torch.__version__), "numpy": np.__version__,
                                 "SimpleITK": sitk.Version.VersionString()}
-        gpu = torch.cuda.get_device_name(self.args.device) if self.args.device.startswith("cuda") else None
+        gpu = torch.cuda.get_device_name(self.device) if self.device.startswith("cuda") else None
         settings["machine"] = {"platform": platform.platform(), "threads": torch.get_num_threads(), "gpu": gpu}
         if self.args.source:
             earlier = yaml.safe_load(self.args.source.read_text(encoding="utf-8"))
@@ -101,34 +97,30 @@ class Run:
                                 key, earlier.get(key), settings[key])
         return settings
 
-    def resumable(self, generator, device, consistency=None) -> tuple:
-        """(start, keep) for `algorithms.sampler.sample`, to go on after an interruption.
+    def __enter__(self):
+        return self
 
-        ``keep`` saves x, the state of ``generator`` and ``consistency``'s memory in state.pt, at the first level and
-        then as often as `STATE_SHARE` allows; ``start`` is None, or what was saved last, after which generator and
-        consistency are as they were then.
-        """
-        path, due = self.folder / "state.pt", 0.0
+    def __exit__(self, kind, error, trace):
+        if error is not None:
+            error.run_folder = self.folder
 
-        def keep(level, x):
-            nonlocal due
-            begun = time.perf_counter()
-            if begun < due:
-                return
-            save(path, {"level": level, "x": x, "generator": generator.get_state(), "history": self.history,
-                        "split": getattr(consistency, "split", None)})
-            saved = time.perf_counter()
-            due = saved + (saved - begun) / STATE_SHARE
+    due = 0.0
 
-        if not path.exists():
-            return None, keep
-        state = read_checkpoint(path)
-        generator.set_state(state["generator"])
-        if state["split"] is not None:
-            consistency.split = state["split"].to(device)
+    def keep(self, state):
+        begun = time.perf_counter()
+        if begun < self.due:
+            return
+        save(self.folder / "state.pt", {**state(), "history": self.history})
+        saved = time.perf_counter()
+        self.due = saved + (saved - begun) / STATE_SHARE
+
+    def kept(self):
+        if not (self.folder / "state.pt").exists():
+            return None
+        state = read_checkpoint(self.folder / "state.pt")
         self.history = state["history"]
         log.info("going on at level %d", state["level"] + 1)
-        return (state["level"], state["x"].to(device)), keep
+        return state
 
     def save_text(self, name: str, text: str) -> None:
         """Write a text file ``name``."""
@@ -152,31 +144,26 @@ class Run:
         """Write a volume of another grid, such as the measurement."""
         write_volume(self.folder / f"{name}.nii.gz", volume)
 
-    def watch(self, steps: int, label: str = "noise levels", misfit=None):
-        """A callback for an algorithm of ``steps`` steps: its progress, and the intermediates if asked for.
+    def begin(self, steps, label):
+        self.steps, self.label = steps, label
+        self.bar = progress_bar(None, label, total=steps, position=0)
+        self.start, self.every = time.perf_counter(), math.ceil(steps / 5)
 
-        The callback takes a dict with 'level' (0, 1, ...), 'x0' and perhaps 'sigma'. ``misfit`` gives the relative
-        data residual |A x0 - y| / |y| of an x0; it is shown, and kept in ``history`` with level and sigma.
-        """
-        bar = progress_bar(None, label, total=steps, position=0)
-        start, every = time.perf_counter(), math.ceil(steps / 5)
-
-        def callback(state):
-            step = state["level"] + 1
-            shown = {"sigma": state["sigma"]} if "sigma" in state else {}
-            shown |= {"residual": misfit(state["x0"])} if misfit else {}
-            self.history.append({"level": state["level"], **shown})
-            figures = {key: f"{value:.3g}" for key, value in shown.items()}
-            bar.set_postfix(figures)
-            bar.update()
-            if bar.disable and (step % every == 0 or step == steps):
-                log.info("  %s: %d of %d, %s%.0f s", label, step, steps,
-                         "".join(f"{key} {value}, " for key, value in figures.items()), time.perf_counter() - start)
-            if self.args.save_intermediates:
-                self._write(f"level-{step:04d}", state["x0"])
-            if step == steps:
-                bar.close()
-        return callback
+    def estimate(self, level, x0, sigma=None, residual=None):
+        step = level + 1
+        shown = {"sigma": sigma} if sigma is not None else {}
+        shown |= {"residual": residual} if residual is not None else {}
+        self.history.append({"level": level, **shown})
+        figures = {key: f"{value:.3g}" for key, value in shown.items()}
+        self.bar.set_postfix(figures)
+        self.bar.update()
+        if self.bar.disable and (step % self.every == 0 or step == self.steps):
+            log.info("  %s: %d of %d, %s%.0f s", self.label, step, self.steps,
+                     "".join(f"{key} {value}, " for key, value in figures.items()), time.perf_counter() - self.start)
+        if self.args.save_intermediates:
+            self._write(f"level-{step:04d}", x0)
+        if step == self.steps:
+            self.bar.close()
 
     def finish(self) -> None:
         """Write metrics, report and figure, remove what was kept for --resume, say a summary and, last, the folder.
