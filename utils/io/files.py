@@ -26,6 +26,24 @@ def complete_file(path: str | Path):
         partial.unlink(missing_ok=True)
 
 
+def clear_partial(*folders: Path) -> None:
+    """Delete what `complete_file` left in folders when a process was killed; what others write now stays."""
+    for path in (path for folder in folders for path in folder.glob(".partial-*")):
+        number = path.name.split("-")[1]
+        if not (number.isdigit() and int(number) != os.getpid() and _runs(int(number))):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:     # another user's
+        pass
+    return True
+
+
 def content_digest(*paths: Path) -> str:
     """SHA-256 of the content of files, and of everything below folders with its names there."""
     total = hashlib.sha256()
