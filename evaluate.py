@@ -15,9 +15,10 @@ from pathlib import Path
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; a mistake in it ends the program with one line and status 2."""
-    from utils.cli.flags import Parser, existing_file, number
+    from utils.cli.flags import Parser
+    from utils.cli.types import existing_file, number
 
-    parser = Parser(prog="evaluate.py", allow_abbrev=False,
+    parser = Parser(prog="evaluate.py",
                     description="Run what is missing of a grid of reconstructions, and tabulate all of it.")
     add = parser.add_argument
     add("grid", type=existing_file, metavar="GRID.yaml", help="what to run, see configs/evaluation")
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     """Evaluate a grid; returns the exit status: 0, 1 where runs failed, 130 when interrupted."""
     args = parse(argv)
 
-    from utils.cli.flags import input_errors
+    from utils.cli.messages import input_errors
     from utils.evaluation.grid import read_grid
     from utils.evaluation.records import Records, locked
     from utils.evaluation.samples import make_means, mean_key, mean_made

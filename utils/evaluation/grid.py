@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from utils.cli.flags import build_parser, existing_file, existing_path
+from utils.cli.flags import build_parser
+from utils.cli.types import existing_file, existing_path
 from utils.io.files import content_digest
 from utils.io.schema import Check, is_line, nearest, read
 from utils.io.yaml_file import read_yaml, short
@@ -253,7 +254,7 @@ def _variants(items: dict) -> tuple[dict, str | None]:
 
 def _flags_of(modality: str) -> dict[str, argparse.Action]:
     """The flags of the modality's program that take a value, by their names without dashes."""
-    parser = build_parser({"CT": "CBCT", "MR": "ZSR"}[modality])
+    parser = build_parser(modality.lower())
     return {name[2:]: action for action in parser._actions if action.nargs != 0 for name in action.option_strings
             if name.startswith("--")}
 

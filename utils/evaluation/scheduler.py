@@ -127,7 +127,7 @@ def _start(job: Job, records: Records, environment: dict, lock: IO) -> subproces
     line = job.command(records.output)
     folder = records.begin(job.key, Record(
         state="running", name=str(job), folder=folder_name("runs", job, job.key), command=tuple(line),
-        program=program_digest(job.cell.entry)))
+        program=program_digest()))
     with open(folder / "stdout.txt", "wb") as stdout, open(folder / "stderr.txt", "wb") as stderr:
         # A session of its own: Ctrl-C reaches this program alone, which ends the runs.
         return subprocess.Popen(line, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stdout,

@@ -14,7 +14,6 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
-from utils.io.dicom import read_series
 from utils.io.files import complete_file
 
 CT_WINDOW = (-1000.0, 1600.0)    # HU that the prior's intensities 0 and 1 stand for
@@ -96,9 +95,11 @@ def read_volume(path: str | Path, orientation: str | None = None, series: str | 
     folder. Raises FileNotFoundError, or ValueError in one line that names the file, what was found and what is
     accepted.
     """
+    from utils.io.dicom import read_series    # which makes volumes too
+
     path = Path(path)
     if path.is_dir():
-        image = read_series(path, series)
+        image = _as_image(read_series(path, series))
     elif not path.is_file():
         raise FileNotFoundError(f"{path}: no such file or folder")
     elif series is not None:
@@ -232,11 +233,7 @@ def _nifti_header(path: Path, stream) -> tuple[str, np.void]:
 
 def write_volume(path: str | Path, volume: Volume) -> None:
     """Write ``volume`` as float32 NIfTI; the file appears under its name only when it is complete."""
-    path = Path(path)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array, dtype=np.float32))
-    image.SetSpacing(volume.spacing)
-    image.SetOrigin(volume.origin)
-    image.SetDirection(volume.direction)
+    path, image = Path(path), _as_image(volume)
     try:
         with complete_file(path) as partial:
             with _nifti_library_silenced():
@@ -245,6 +242,14 @@ def write_volume(path: str | Path, volume: Volume) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     except RuntimeError as error:
         raise OSError(f"{path}: cannot be written ({str(error).splitlines()[-1].strip()})") from None
+
+
+def _as_image(volume: Volume) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array, dtype=np.float32))
+    image.SetSpacing(volume.spacing)
+    image.SetOrigin(volume.origin)
+    image.SetDirection(volume.direction)
+    return image
 
 
 def _stored_size(path: Path) -> int:
