@@ -21,7 +21,7 @@ from tqdm import tqdm
 from utils.evaluation.grid import Cell, Grid
 from utils.evaluation.records import Record, Records, folder_name
 from utils.evaluation.samples import mean_made
-from utils.io.files import ROOT, program_digest
+from utils.io.files import ROOT, content_digest, program_digest
 from utils.io.schema import read
 
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -127,7 +127,7 @@ def _start(job: Job, records: Records, environment: dict, lock: IO) -> subproces
     line = job.command(records.output)
     folder = records.begin(job.key, Record(
         state="running", name=str(job), folder=folder_name("runs", job, job.key), command=tuple(line),
-        program=program_digest()))
+        program=program_digest() if job.cell.entry.parent == ROOT else content_digest(job.cell.entry)[:12]))
     with open(folder / "stdout.txt", "wb") as stdout, open(folder / "stderr.txt", "wb") as stderr:
         # A session of its own: Ctrl-C reaches this program alone, which ends the runs.
         return subprocess.Popen(line, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stdout,

@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from statistics import fmean, stdev
 
 from utils.evaluation.grid import Cell, Grid
@@ -113,13 +112,9 @@ def write_results(name: str, grid: Grid, rows: list[dict], records: Records, fai
         table = csv.DictWriter(stream, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-    programs: dict[Path, set] = {}      # the digests of each entry point's; they hold the entry point itself
-    for cell, _, record in done:
-        if record.state == "done":
-            programs.setdefault(cell.entry, set()).add(record.program)
+    programs = {record.program for _, _, record in done if record.state == "done"}
     with complete_file(output / "results.md") as partial:
-        partial.write_text(markdown(name, grid.baseline, rows, failures, max(map(len, programs.values()), default=0)),
-                           encoding="utf-8")
+        partial.write_text(markdown(name, grid.baseline, rows, failures, len(programs)), encoding="utf-8")
 
 
 def markdown(name: str, baseline: str | None, rows: list[dict], failures: list[str], programs: int) -> str:

@@ -105,22 +105,6 @@ def yaml_text(tree, **layout) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, **layout)
 
 
-def read_args(path: str | Path) -> dict:
-    """What a run wrote into its args.yaml: the flags by name, and the sections ``digests``, ``versions``, ``machine``.
-
-    Raises:
-        ValueError: In one line that names the file, where it is no such record.
-        OSError: When the file cannot be read.
-    """
-    tree = read_yaml(path)
-    sections = ("digests", "versions", "machine")
-    if not (isinstance(tree, dict) and {"method", "digests"} <= tree.keys() and all(isinstance(k, str) for k in tree)
-            and all(isinstance(value, dict) if key in sections else not isinstance(value, dict)
-                    for key, value in tree.items())):
-        raise ValueError(f"{path}: not the args.yaml of a run; accepted: a file that a run of this program wrote")
-    return tree
-
-
 def short(value) -> str:
     """One line that shows a value, or its beginning."""
     text = " ".join(repr(value).split())
