@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     return status or int(bool(failures))
 
 
-def end_at_once(*_) -> None:
+def end_at_once(*_: object) -> None:
     """Ctrl-C and SIGTERM before a run is started: nothing is lost, nothing to tidy up."""
     os.write(2, b"evaluate.py: interrupted; the same command goes on from here\n")
     os._exit(130)

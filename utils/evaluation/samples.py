@@ -1,6 +1,6 @@
 """Means and deviations of posterior samples: runs of one variant on one measurement that differ in their seeds."""
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.evaluation.grid import Cell, Grid
@@ -37,19 +37,19 @@ def make_means(grid: Grid, records: Records) -> None:
         runs = [run for run in map(records.done, keys) if run]
         if not keys or mean_made(cell, records) or len(runs) < len(keys):
             continue
-        key, name = mean_key(cell), f"{cell}, mean of {len(keys)}"
-        settings = {"name": name, "folder": folder_name("means", cell, key)}
-        target = records.begin(key, Record(state="running", **settings))
+        key = mean_key(cell)
+        record = Record(state="running", name=f"{cell}, mean of {len(keys)}", folder=folder_name("means", cell, key))
+        target = records.begin(key, record)
         try:
             metrics = average_samples([records.result(each) for each in keys], target, cell.modality,
                                       runs[0].metrics["recon"])
-            record = Record(state="done", **settings, metrics={"recon": metrics},
-                            seconds=sum(run.seconds or 0 for run in runs),
-                            peak_memory_gb=max(run.peak_memory_gb or 0 for run in runs))
+            record = replace(record, state="done", metrics={"recon": metrics},
+                             seconds=sum(run.seconds or 0 for run in runs),
+                             peak_memory_gb=max(run.peak_memory_gb or 0 for run in runs))
         except (ValueError, OSError) as error:
-            record = Record(state="failed", **settings, error=" ".join(str(error).split()))
+            record = replace(record, state="failed", error=" ".join(str(error).split()))
         records.write(key, record)
-        print(f"{name}: {record.summary}", flush=True)
+        print(f"{record.name}: {record.summary}", flush=True)
 
 
 def average_samples(folders: list[Path], target: Path, modality: str, first: dict) -> dict:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -24,7 +24,7 @@ from utils.evaluation.samples import mean_made
 from utils.io.files import ROOT, content_digest, program_digest
 from utils.io.schema import read
 
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
 
 
@@ -75,7 +75,8 @@ def run_all(todo: list[Job], jobs: dict[str, Job], records: Records, workers: in
 
     Ctrl-C (and SIGTERM) ends those at work and raises KeyboardInterrupt; what had ended by then is recorded.
     """
-    queue, running, interrupted = deque(todo), {}, []
+    queue, interrupted = deque(todo), []
+    running: dict[int, tuple[Job, subprocess.Popen, float]] = {}
     environment = dict(os.environ)
     if workers > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))

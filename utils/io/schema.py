@@ -33,7 +33,7 @@ def read(kind: Any, tree: Any, path: str = "") -> Any:
         ValueError: In one line: the key's path, what was found, what is accepted.
     """
     inner = get_args(kind)
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         known = {field.name: field.default is field.default_factory is MISSING for field in fields(kind)}
         check_keys(tree, known, [name for name, needed in known.items() if needed], path)
         hints = get_type_hints(kind, include_extras=True)
