@@ -35,7 +35,8 @@ def reconstruct(args) -> None:
     from utils.io.config import check_levels, load_config
     from utils.run.device import choose_device, volumes_device
     from utils.run.result import Run, progress_bar
-    from utils.io.volume import CT_WINDOW, Volume
+    from models.window import CT_WINDOW
+    from utils.io.volume import Volume
 
     # 1. What is asked for: scan, volume, prior, operator. Everything that can be wrong is found here.
     with input_errors():
@@ -138,10 +139,11 @@ def reconstruct(args) -> None:
 def simulated_scan(args):
     """The scan of the volume's own voxels, the volume in unit intensities, and no projections."""
     from physics.cone_beam import read_geometry
-    from utils.io.volume import read_unit_ct
+    from models.window import CT_WINDOW
+    from utils.io.read import read_unit_ct
 
     scan = read_geometry(args.geometry, "mu_water")
-    volume = read_unit_ct(args.data, args.slice_begin, args.slice_end, args.recon_size, args.series)
+    volume = read_unit_ct(args.data, args.slice_begin, args.slice_end, args.recon_size, CT_WINDOW, args.series)
     with input_errors(f"--recon-size {args.recon_size} with --geometry {args.geometry}"):
         scan = scan.on_grid(volume.array.shape, volume.spacing[::-1] if scan.unit == "mm" else (1.0, 1.0, 1.0))
     return scan, volume, None
@@ -152,7 +154,9 @@ def measured_scan(args):
     and the line integrals of attenuation [views, v, u]."""
     from physics.cone_beam import read_geometry
     from utils.io.projections import read_line_integrals
-    from utils.io.volume import empty_volume, read_unit_ct
+    from models.window import CT_WINDOW
+    from utils.io.read import read_unit_ct
+    from utils.io.volume import empty_volume
 
     scan = read_geometry(args.geometry, "mu_water", "volume_shape")
     depth, height, width = scan.volume_shape
@@ -162,7 +166,7 @@ def measured_scan(args):
                             (z, y * height / args.recon_size, x * width / args.recon_size))
     place = empty_volume(scan.volume_shape, scan.voxel_size, scan.volume_centre)
     if args.data:
-        place = read_unit_ct(args.data, 0, 0, scan.volume_shape[2], args.series)
+        place = read_unit_ct(args.data, 0, 0, scan.volume_shape[2], CT_WINDOW, args.series)
         if place.array.shape != scan.volume_shape:
             raise ValueError(f"{args.data}: {' x '.join(map(str, place.array.shape))} voxels (z, y, x) are no reference "
                              f"for the {' x '.join(map(str, scan.volume_shape))} of {args.geometry}")

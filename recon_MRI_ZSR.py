@@ -32,7 +32,8 @@ def reconstruct(args) -> None:
     from utils.io.config import check_levels, load_config
     from utils.run.device import choose_device, volumes_device
     from utils.run.result import Run, progress_bar
-    from utils.io.volume import read_volume, scale_from_unit, scale_to_unit
+    from utils.io.intensity import scale_from_unit, scale_to_unit
+    from utils.io.read import read_volume
 
     # 1. What is asked for: volume, prior, operator. Everything that can be wrong is found here.
     with input_errors():

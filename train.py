@@ -112,7 +112,7 @@ class Training:
         from models.checkpoint import EMA, load_weights, trainable
         from utils.train.slices import MR_PERCENTILE
         from utils.train.training import check_same_run, choose_precision
-        from utils.io.volume import CT_WINDOW
+        from models.window import CT_WINDOW
 
         torch.manual_seed(args.seed)
         self.network = NCSNpp(config)

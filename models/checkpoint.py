@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from utils.io.files import complete_file
-from utils.io.volume import CT_WINDOW
+from models.window import CT_WINDOW
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,9 @@ import yaml
 import evaluate
 from utils.evaluation.grid import read_grid
 from utils.run.metrics import evaluate as quality
-from utils.io.volume import Volume, read_volume, write_volume
+from utils.io.nifti import write_volume
+from utils.io.read import read_volume
+from utils.io.volume import Volume
 
 ENTRY = '''
 import json, os, shutil, sys, time

@@ -37,7 +37,9 @@ def average_samples(folders: list, target: Path, modality: str, data: Path, firs
     import torch
 
     from utils.run.metrics import evaluate
-    from utils.io.volume import CT_WINDOW, read_volume, write_volume
+    from models.window import CT_WINDOW
+    from utils.io.nifti import write_volume
+    from utils.io.read import read_volume
 
     if modality == "CT":
         low, high = CT_WINDOW

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import SimpleITK as sitk
 
-from utils.io.volume import check_nifti
+from utils.io.nifti import read_nifti_array
 
 IMAGES = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO",
           ".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO"}    # SimpleITK's readers
@@ -163,7 +163,7 @@ def _read_npy(path: Path) -> np.ndarray:
 def _read_image(path: Path, image_io: str) -> np.ndarray:
     """The pixels of a scalar image, in the memory that SimpleITK's reader ``image_io`` put them."""
     if image_io == "NiftiImageIO":
-        check_nifti(path)
+        return read_nifti_array(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(image_io)
     reader.SetFileName(str(path))

@@ -15,12 +15,14 @@ import yaml
 from tqdm import tqdm
 
 from models.checkpoint import read_checkpoint, save
+from utils.io.files import ROOT, complete_file, content_digest, program_digest
+from utils.io.intensity import scale_from_unit
+from utils.io.nifti import write_volume
+from utils.io.volume import Volume
 from utils.run.device import peak_memory
 from utils.run.figure import save_panel
-from utils.io.files import ROOT, complete_file, content_digest, program_digest
 from utils.run.metrics import evaluate
 from utils.run.report import write_report
-from utils.io.volume import Volume, scale_from_unit, write_volume
 
 log = logging.getLogger(__name__)
 ENTRIES = {"CBCT": "recon_CBCT.py", "ZSR": "recon_MRI_ZSR.py"}

@@ -12,7 +12,8 @@ import yaml
 from utils.run import result
 from utils.run.figure import save_panel
 from utils.run.result import Run, noise_label
-from utils.io.volume import Volume, read_volume
+from utils.io.read import read_volume
+from utils.io.volume import Volume
 
 TEMPLATE = Volume(np.zeros((12, 16, 14), np.float32), (1.5, 2, 3), (4, 5, 6))
 
