@@ -18,7 +18,9 @@ import torch
 import evaluate
 from tests.study import ENTRY, Study
 from utils.evaluation import records
-from utils.io.volume import Volume, read_volume, write_volume
+from utils.io.nifti import write_volume
+from utils.io.read import read_volume
+from utils.io.volume import Volume
 from utils.run.metrics import evaluate as quality
 
 

@@ -74,7 +74,8 @@ def average_samples(folders: list[Path], target: Path, modality: str, first: dic
     import numpy as np
     import torch
 
-    from utils.io.volume import read_volume, write_volume
+    from utils.io.nifti import write_volume
+    from utils.io.read import read_volume
     from utils.run.metrics import evaluate
 
     low, high = _intensities(folders[0] / "args.yaml")

@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 
 from utils.io.files import complete_file
-from utils.io.volume import Volume, scale_from_unit, write_volume
+from utils.io.intensity import scale_from_unit
+from utils.io.nifti import write_volume
+from utils.io.volume import Volume
 from utils.io.yaml_file import yaml_text
 from utils.run.device import peak_memory
 from utils.run.figure import save_panel
