@@ -1,12 +1,27 @@
 """Files that are complete or not there, and what is in them."""
 import hashlib
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("algorithms/*.py", "models/*.py", "op/*.*", "physics/*.py", "utils/**/*.py", "configs/geometry/*.yaml")
 NO_PART_OF_A_RUN = [path for room in ("evaluation", "train", "phantoms") for path in ROOT.glob(f"utils/{room}/*.py")]
+
+ENDINGS = re.compile(r"\.(nii|nii\.gz|npy|mha|mhd|nrrd|nhdr|tiff?|ya?ml)$", re.IGNORECASE)
+
+
+def plain_name(path: str | Path) -> str:
+    """What a file or folder is called in the names of results: one part of a path, not empty, no dots alone.
+
+    Of a file, without one of the `ENDINGS`; a folder's name stays whole. Characters that cannot be printed (of names
+    that are not UTF-8, say) become "_".
+    """
+    name = os.path.basename(os.path.abspath(path))
+    stem = name if os.path.isdir(path) else ENDINGS.sub("", name)
+    stem = stem.lstrip(".") or name.strip(".") or "unnamed"
+    return "".join(letter if letter.isprintable() else "_" for letter in stem)
 
 
 @contextmanager
