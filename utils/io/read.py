@@ -29,8 +29,10 @@ def read_volume(path: str | Path, orientation: str | None = None, series: str | 
         found = read_series(path, series)
         volume = found if isinstance(found, Volume) else Volume(
             sitk.GetArrayFromImage(found), found.GetSpacing(), found.GetOrigin(), found.GetDirection())
-    elif not path.is_file():
+    elif not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
+    elif not path.is_file():
+        raise ValueError(f"{path}: a device, pipe or socket; accepted: a NIfTI file, or a folder of DICOM slices")
     elif series is not None:
         raise ValueError(f"{path}: series {series} for a file; accepted with a folder of DICOM slices")
     elif not path.name.lower().endswith(SUFFIXES):

@@ -210,6 +210,13 @@ def test_names_that_are_not_utf8_or_not_ascii(tmp_path, name):
     assert np.array_equal(read_volume(path).array, volume.array)
 
 
+def test_pipes_and_devices_are_not_called_missing(tmp_path):
+    os.mkfifo(tmp_path / "a.nii")
+    for path in (tmp_path / "a.nii", "/dev/zero"):
+        with pytest.raises(ValueError, match=f"{path}: a device, pipe or socket"):
+            read_volume(path)
+
+
 def test_a_file_that_there_is_no_memory_for_is_named(tmp_path, monkeypatch):
     path = write(tmp_path / "bomb.nii.gz", np.eye(4))
 
