@@ -1,0 +1,185 @@
+"""A run of a reconstruction: its folder, what it leaves there, and what it says meanwhile."""
+import json
+import logging
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from datetime import datetime
+from pathlib import Path
+
+import torch
+import yaml
+
+from utils.io.files import complete_file
+from utils.io.intensity import scale_from_unit
+from utils.io.nifti import write_volume
+from utils.io.volume import Volume
+from utils.run.device import peak_memory
+from utils.run.figure import save_panel
+from utils.run.folder import data_name, is_complete, new_folder, owned, parent_folder, task_label
+from utils.run.metrics import by_slice, evaluate
+from utils.run.progress import Progress, print_line
+from utils.run.provenance import record
+from utils.run.report import write_report
+from utils.run.resume import StateFile
+from utils.run.words import name_of
+
+log = logging.getLogger(__name__)
+
+
+class NotFinite(FloatingPointError):
+    """A volume of the run holds values that are NaN or infinite: it has diverged, and going on would not help."""
+
+
+class Run:
+    """The folder of one run and what belongs there; also the observer of `algorithms.reconstruct`.
+
+    Used in a ``with`` statement, which holds the folder for this process. The folder is a new one, named by
+    `utils.run.folder.parent_folder` and the time, or that of an interrupted run, ``options.resume``. It gets the
+    settings when it is made, volumes as they are saved, and the rest from `finish`. An error that ends the statement
+    carries ``run_folder``, from which the run can go on.
+
+    Args:
+        options: an object with the options as attributes; it is not changed.
+        modality: "ct" or "mr".
+        template: the volume whose grid and place the results have.
+        to_volume: turns what the sampler works on, [n, 1, H, W] in the unit range, into an array [D, H, W].
+        window: (low, high), the intensities that 0 and 1 stand for, in the input's units.
+        slice_axis: the axis of [D, H, W] that the prior's slices are stacked along.
+        device: where the run computes, for its settings.
+
+    Raises (when entered):
+        ValueError: the folder is that of a complete run, or another process works on it; its state is damaged; a file
+            has another content than in the run that is repeated or resumed.
+    """
+
+    def __init__(self, options, *, modality: str, template: Volume, to_volume: Callable[[torch.Tensor], torch.Tensor],
+                 window: tuple[float, float], slice_axis: int, device: str):
+        self.options, self.modality, self.template, self.to_volume = options, modality, template, to_volume
+        self.window, self.slice_axis, self.device = window, slice_axis, device
+        self.units, self.metrics, self.slices, self.history = {}, {}, {}, []
+        self.begun, self.date = time.perf_counter(), datetime.now()
+
+    def __enter__(self) -> "Run":
+        self.settings = record(self.options, self.device)
+        self.folder: Path = self.options.resume or new_folder(parent_folder(self.options, self.modality))
+        with ExitStack() as held:
+            held.enter_context(owned(self.folder))
+            if is_complete(self.folder):
+                raise ValueError(f"{self.folder}: that run is complete")
+            if not self.options.resume:
+                self.save_text("args.yaml", yaml.safe_dump(self.settings, sort_keys=False))
+            self.state = StateFile(self.folder / "state.pt", (self.folder / "args.yaml").read_text(encoding="utf-8"))
+            self.state.read()       # what is wrong with it is found before the measurement is made
+            self.held = held.pop_all()
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.held.close()
+        if error is not None and not isinstance(error, NotFinite) and not is_complete(self.folder):
+            with suppress(AttributeError):
+                error.run_folder = self.folder
+
+    # ---- What is saved -----------------------------------------------------------------------------------------------
+
+    def save_text(self, name: str, text: str) -> None:
+        """Write a text file ``name``."""
+        with complete_file(self.folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+    def save_volume(self, name: str, volume: Volume) -> None:
+        """Write a volume of another grid, such as the measurement."""
+        write_volume(self.folder / f"{name}.nii.gz", volume)
+
+    def save(self, name: str, x: torch.Tensor) -> None:
+        """Write [n, 1, H, W] as ``name``.nii.gz, show it in the figure, and compare it with "GT" if saved.
+
+        Raises:
+            NotFinite: x holds NaN or infinite values.
+        """
+        _check_finite(x, name_of(name))
+        self.units[name] = unit = self._write(name, x)
+        if name != "GT" and "GT" in self.units:
+            truth = self.units["GT"]
+            self.metrics[name] = evaluate(unit, truth, self.slice_axis, self.template.direction)
+            self.slices[name] = by_slice(unit, truth, self.slice_axis)
+
+    def _write(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """Write [n, 1, H, W] in the input's units; returns it as [D, H, W] in the unit range."""
+        unit = self.to_volume(x).float().cpu()
+        self.save_volume(name, self.template.with_array(scale_from_unit(unit, *self.window)))
+        log.debug("  %s.nii.gz after %.1f s, peak memory so far %s", name, time.perf_counter() - self.begun, peak_memory())
+        return unit
+
+    # ---- The observer of a reconstruction ----------------------------------------------------------------------------
+
+    def begin(self, steps: int, label: str) -> None:
+        """A loop of ``steps`` steps starts."""
+        self.progress = Progress(steps, label, position=0)
+
+    def estimate(self, level: int, x0: torch.Tensor, sigma: float | None = None, residual: float | None = None) -> None:
+        """After every level (0, 1, ...): note and say where it is, and keep x0 if intermediates are asked for.
+
+        Raises:
+            NotFinite: x0 holds NaN or infinite values.
+        """
+        _check_finite(x0, f"the estimate of level {level + 1}")
+        figures = {key: value for key, value in (("sigma", sigma), ("residual", residual)) if value is not None}
+        self.history.append({"level": level, **figures})
+        self.progress.step(figures, level + 1)
+        if self.options.save_intermediates:
+            self._write(f"level-{level + 1:04d}", x0)
+
+    def kept(self) -> dict | None:
+        """The state of an interrupted run, tensors on the CPU, after which the history is as it was; None without."""
+        state = self.state.read()
+        if state is not None:
+            self.history = state.pop("history")
+            log.info("going on at level %d", len(self.history) + 1)
+        return state
+
+    def keep(self, make_state: Callable[[], dict]) -> None:
+        """Before every level but the first: save ``make_state()``, tensors and plain values, where that is due."""
+        self.state.keep(lambda: {**make_state(), "history": self.history})
+
+    # ---- The end -----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Write metrics, report and figure, remove what was kept to go on with, say a summary and, last, the folder."""
+        if self.metrics:
+            self.save_text("metrics.json", json.dumps(self.metrics, indent=2, allow_nan=False) + "\n")
+            self._say_metrics()
+        volumes = {name: self.template.with_array(scale_from_unit(self.units.pop(name), *self.window))
+                   for name in list(self.units)}        # one at a time: large ones are not all there twice
+        took = time.perf_counter() - self.begun
+        if not self.options.no_report:
+            write_report(self.folder / "report.html",
+                         title=f"{self.options.method}, {task_label(self.options)}, {data_name(self.options)}",
+                         about={"date": f"{self.date:%Y-%m-%d %H:%M}", "duration": _duration(took)
+                                + " since it was resumed" * bool(self.options.resume), "command": shlex.join(sys.argv)},
+                         settings=self.settings, metrics=self.metrics, slices=self.slices, history=self.history,
+                         volumes=volumes, window=self.window, modality=self.modality, slice_axis=self.slice_axis)
+        save_panel(self.folder / "panel.png", volumes, self.metrics, "HU" if self.modality == "ct" else "")
+        (self.folder / "state.pt").unlink(missing_ok=True)
+        log.info("%.0f s, peak memory %s", time.perf_counter() - self.begun, peak_memory())
+        print_line(str(self.folder))
+
+    def _say_metrics(self) -> None:
+        log.info(f"{'':10}{'PSNR dB':>9}{'SSIM':>8}{'inter-slice error':>20}")
+        for name, metric in self.metrics.items():
+            psnr, ssim, error = (math.nan if metric[key] is None else metric[key]
+                                 for key in ("psnr", "ssim", "inter_slice_error"))
+            log.info(f"{name:10}{psnr:9.2f}{ssim:8.4f}{error:20.5f}   {name_of(name)}")
+
+
+def _check_finite(x: torch.Tensor, name: str) -> None:
+    if not all(end.isfinite() for end in torch.aminmax(x)):     # NaN is passed on
+        raise NotFinite(f"{name} is not finite: it holds NaN or infinite values, so the run ends")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
