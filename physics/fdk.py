@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import pad
 
 from op.check import check
-from op.smear import smear
+from op.fdk_backproject import fdk_backproject
 
 
 def fdk(y, operator):
@@ -38,7 +38,7 @@ def fdk(y, operator):
             lines = torch.as_tensor(lines).to(y)
         spectrum = torch.fft.rfft(pad(view[top:bottom] * lines * weight, (extra, 0)), n=2 * (len(ramp) - 1))
         filtered = torch.fft.irfft(spectrum * ramp)[:, left + extra:right + extra]
-        smear(volume, filtered, matrix, axes, radius, operator.impl)
+        fdk_backproject(volume, filtered, matrix, axes, radius, operator.impl)
     return volume.permute(2, 0, 1)[:, None].contiguous()
 
 

@@ -13,9 +13,9 @@ from physics.bad_pixels import find_bad_pixels, repair
 from physics.beer_lambert import check_finite, line_integrals
 from physics.plausible import check_line_integrals, truncation
 from utils.io.itk_image import READERS, read_image
+from utils.io.nifti import read_nifti_array
 from utils.io.tiff import SUFFIXES as TIFF
 from utils.io.tiff import read_tiffs
-from utils.io.nifti import read_nifti_array
 
 STACKS = (".npy", ".mha", ".mhd", ".nrrd", ".nhdr", ".nii", ".nii.gz", *TIFF)
 ACCEPTED = f"{', '.join(STACKS)}, or a folder with a TIFF a view"
@@ -157,7 +157,7 @@ def read_projections(path: str | Path, images: tuple[str, ...] = ()) -> np.ndarr
     if suffix in READERS:
         array = read_image(path)
     else:
-        array = _read_npy(path) if suffix == ".npy" else _read_nifti(path)
+        array = _read_npy(path) if suffix == ".npy" else read_nifti_array(path)
     array = array.reshape((-1, *array.shape[-2:]))
     for k, view in enumerate(array):
         check_finite(f"{path}: view {k}", view)
@@ -190,11 +190,6 @@ def _read_npy(path: Path) -> np.ndarray:
         return np.array(stored, np.float32, order="C")
 
 
-def _read_nifti(path: Path) -> np.ndarray:
-    array = read_nifti_array(path)
-    if array.ndim not in (2, 3):
-        raise ValueError(f"{path}: an array of shape {array.shape}; accepted: views x v x u, or v x u for one view")
-    return array
 
 
 def _files_of_views(folder: Path) -> list[Path]:
