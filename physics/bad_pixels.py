@@ -1,5 +1,6 @@
 """Pixels of the detector that do not measure: find them in the views, and interpolate from their neighbours."""
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def _stuck(views: np.ndarray, first: np.ndarray, dead: np.ndarray) -> np.ndarray
     line integral is that of air all neighbours have to change; else three quarters, as beside a dead column.
     """
     changes = np.zeros(views.shape[1:], np.int32)
-    for one, other in zip(views, views[1:]):
+    for one, other in pairwise(views):
         changes += one != other
     varying = changes >= (len(views) - 1) / 2
     known, around = _shifts(~dead, 1), _shifts(varying, 1)

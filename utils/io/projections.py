@@ -72,15 +72,16 @@ def read_line_integrals(path: str | Path, shape: tuple[int, int, int], flat: str
                          f"{' x '.join(map(str, shape))}")
     named = None if bad_pixels is None else read_bad_pixels(bad_pixels, p.shape[1:])
     counted = flat is not None or i0 is not None
-    flat, dark = (None if file is None or not counted else read_projections(file) for file in (flat, dark))
+    open_beam, no_beam = (None if file is None or not counted else read_projections(file) for file in (flat, dark))
     try:
-        bad = find_bad_pixels(p, flat, dark, i0)
+        bad = find_bad_pixels(p, open_beam, no_beam, i0)
         bad = bad if named is None else bad | named
         if bad.mean() > MOST_BAD:
-            line_integrals(p, flat, dark, i0) if counted else None
+            if counted:
+                line_integrals(p, open_beam, no_beam, i0)    # says more, where flat and dark are swapped
             raise ValueError(f"{int(bad.sum())} of {bad.size} pixels are dead, stuck or hot; accepted: up to "
                              f"{MOST_BAD:.0%}, which are interpolated")
-        replaced = line_integrals(p, flat, dark, i0, bad, out=p)[1] if counted else 0
+        replaced = line_integrals(p, open_beam, no_beam, i0, bad, out=p)[1] if counted else 0
         repair(p, bad)
         warnings = check_line_integrals(p) + truncation(p)
     except ValueError as error:
@@ -155,10 +156,8 @@ def read_projections(path: str | Path, images: tuple[str, ...] = ()) -> np.ndarr
         raise ValueError(f"{path}: file type {path.suffix or 'without a suffix'}; accepted: {ACCEPTED}")
     if suffix in TIFF:
         return read_tiffs([path])
-    if suffix in READERS:
-        array = read_image(path)
-    else:
-        array = _read_npy(path) if suffix == ".npy" else _read_nifti(path)
+    read = _read_npy if suffix == ".npy" else read_image if suffix in READERS else _read_nifti
+    array = read(path)
     array = array.reshape((-1, *array.shape[-2:]))
     for k, view in enumerate(array):
         check_finite(f"{path}: view {k}", view)
@@ -169,7 +168,7 @@ def check_file(path: Path, folder: bool = False) -> None:
     """Raise FileNotFoundError or ValueError for what is no file (or ``folder``): a pipe would be waited for."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file" + " or folder" * folder)
-    if path.is_file() or folder and path.is_dir():
+    if path.is_file() or (folder and path.is_dir()):
         return
     mode = path.stat().st_mode
     kind = next((name for test, name in KINDS if test(mode)), "folder")
