@@ -18,7 +18,6 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 import recon_CBCT
-import train
 from algorithms.cg import cg
 from algorithms.noise import slerp_slices
 from models.ncsnpp import NCSNpp
@@ -29,7 +28,9 @@ from physics.fdk import fdk
 from physics.views import svct_views
 from utils.io.config import load_config
 from utils.io.geometry_file import read_geometry
-from utils.train.training import Processes
+from utils.train.precision import choose_precision
+from utils.train.processes import Processes
+from utils.train.training import Training
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -170,11 +171,13 @@ def training(device):
     """A step of train.py against a plain loop (float32, contiguous): the full config on a GPU, the demo's on a CPU."""
     name, batch = ("AAPM_256_ncsnpp_Chung", 8) if device.type == "cuda" else ("demo_CT_128", 4)
     path = ROOT / "configs" / "ve" / f"{name}.yaml"
-    args = train.parse_args(["--config-path", str(path), "--modality", "ct", "--phantoms", "1", "--output", os.devnull])
     config = load_config(path)
     size = config.data.image_size
-    ours, plain = train.Training(args, config, device, Processes()), NCSNpp(config).to(device)
-    adam = torch.optim.Adam(plain.parameters(), lr=args.lr)
+    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
+    ours = Training(NCSNpp(config).to(device, memory_format=layout), Path(os.devnull), config.model.ema_rate,
+                    choose_precision("auto", device), Processes(), {}, {})
+    plain, rate = NCSNpp(config).to(device), 1e-3
+    adam = torch.optim.Adam(plain.parameters(), lr=rate)
     x0, eps, sigma = (draw(*shape, device=device) for draw, shape in (
         (torch.rand, (batch, 1, size, size)), (torch.randn, (batch, 1, size, size)), (torch.rand, (batch,))))
 
@@ -185,7 +188,7 @@ def training(device):
         loss.backward()
         adam.step()
     yield f"training step, {name}, {batch} images : plain loop", \
-        lambda: timed_only(ours.update(x0, eps, sigma, args.lr)), plain_step, batch
+        lambda: timed_only(ours.update(x0, eps, sigma, rate)), plain_step, batch
 
 
 def demo_overhead():

@@ -22,7 +22,9 @@ import evaluate
 from utils.evaluation import records
 from utils.evaluation.grid import read_grid
 from utils.io.files import ROOT
-from utils.io.volume import Volume, read_volume, write_volume
+from utils.io.nifti import write_volume
+from utils.io.read import read_volume
+from utils.io.volume import Volume
 from utils.run.metrics import evaluate as quality
 
 ENTRY = '''

@@ -64,7 +64,9 @@ def average_samples(folders: list[Path], target: Path, cell: Cell, first: dict) 
     import numpy as np
     import torch
 
-    from utils.io.volume import CT_WINDOW, read_volume, write_volume
+    from models.window import CT_WINDOW
+    from utils.io.nifti import write_volume
+    from utils.io.read import read_volume
     from utils.run.metrics import evaluate
 
     if cell.modality == "ct":

@@ -1,6 +1,7 @@
 """Files that are complete or not there, and what is in them."""
 import hashlib
 import os
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,6 +9,18 @@ PLAIN_ENDINGS = (".nii.gz", ".nii", ".npy", ".mha", ".mhd", ".nrrd", ".nhdr", ".
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("algorithms", "models", "op", "physics", "utils/cli", "utils/io", "utils/run")     # that a run uses
 SOURCES = (".py", ".cpp", ".cu", ".h")
+KINDS = ((stat.S_ISFIFO, "named pipe"), (stat.S_ISCHR, "device"), (stat.S_ISBLK, "device"), (stat.S_ISSOCK, "socket"))
+
+
+def check_file(path: Path, folder: bool = False) -> None:
+    """Raise FileNotFoundError, or ValueError for what is no file (or ``folder``): a pipe would be waited for."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file" + " or folder" * folder)
+    if path.is_file() or (folder and path.is_dir()):
+        return
+    mode = path.stat().st_mode
+    kind = next((name for test, name in KINDS if test(mode)), "folder")
+    raise ValueError(f"{path}: a {kind}; accepted: a file" + " or a folder" * folder)
 
 
 @contextmanager
@@ -24,6 +37,24 @@ def complete_file(path: str | Path):
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def clear_partial(*folders: Path) -> None:
+    """Delete what `complete_file` left in folders when a process was killed; what others write now stays."""
+    for path in (path for folder in folders for path in folder.glob(".partial-*")):
+        number = path.name.split("-")[1]
+        if not (number.isdigit() and int(number) != os.getpid() and _runs(int(number))):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:     # another user's
+        pass
+    return True
 
 
 def content_digest(*paths: Path) -> str:

@@ -1,26 +1,24 @@
 """Measured cone-beam projections: read them, and turn what was measured into line integrals."""
 import re
-import stat
 import tokenize
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from physics.bad_pixels import find_bad_pixels, repair
 from physics.beer_lambert import check_finite, line_integrals
 from physics.plausible import check_line_integrals, truncation
+from utils.io.files import check_file
 from utils.io.itk_image import READERS, read_image
+from utils.io.nifti import read_nifti_array
 from utils.io.tiff import SUFFIXES as TIFF
 from utils.io.tiff import read_tiffs
-from utils.io.volume import check_nifti
 
 STACKS = (".npy", ".mha", ".mhd", ".nrrd", ".nhdr", ".nii", ".nii.gz", *TIFF)
 ACCEPTED = f"{', '.join(STACKS)}, or a folder with a TIFF a view"
-KINDS = ((stat.S_ISFIFO, "named pipe"), (stat.S_ISCHR, "device"), (stat.S_ISBLK, "device"), (stat.S_ISSOCK, "socket"))
 # Numbers in names: a minus behind a letter (view-1) is a hyphen, unless some names (angle-1, angle1) have none.
 NUMBERS = [re.compile(rf"((?:(?<![{before}])-)?[0-9]+(?:[.,][0-9]+)?)") for before in ("0-9a-z", "0-9")]
 MOST_BAD = 0.05    # of the detector's pixels
@@ -156,23 +154,12 @@ def read_projections(path: str | Path, images: tuple[str, ...] = ()) -> np.ndarr
         raise ValueError(f"{path}: file type {path.suffix or 'without a suffix'}; accepted: {ACCEPTED}")
     if suffix in TIFF:
         return read_tiffs([path])
-    read = _read_npy if suffix == ".npy" else read_image if suffix in READERS else _read_nifti
+    read = _read_npy if suffix == ".npy" else read_image if suffix in READERS else read_nifti_array
     array = read(path)
     array = array.reshape((-1, *array.shape[-2:]))
     for k, view in enumerate(array):
         check_finite(f"{path}: view {k}", view)
     return array
-
-
-def check_file(path: Path, folder: bool = False) -> None:
-    """Raise FileNotFoundError or ValueError for what is no file (or ``folder``): a pipe would be waited for."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file" + " or folder" * folder)
-    if path.is_file() or (folder and path.is_dir()):
-        return
-    mode = path.stat().st_mode
-    kind = next((name for test, name in KINDS if test(mode)), "folder")
-    raise ValueError(f"{path}: a {kind}; accepted: a file" + " or a folder" * folder)
 
 
 def _read_npy(path: Path) -> np.ndarray:
@@ -188,21 +175,6 @@ def _read_npy(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: an array of shape {stored.shape}; accepted: views x v x u, or v x u for one view")
     with np.errstate(over="ignore"):
         return np.array(stored, np.float32, order="C")
-
-
-def _read_nifti(path: Path) -> np.ndarray:
-    check_nifti(path)
-    stored = nib.load(path, keep_file_open=True).dataobj
-    if stored.dtype.kind not in "iuf":
-        raise ValueError(f"{path}: values of type {stored.dtype}; accepted: integers or real numbers, one a pixel")
-    if stored.ndim not in (2, 3):
-        raise ValueError(f"{path}: an array of shape {stored.shape[::-1]}; accepted: views x v x u, or v x u for one "
-                         "view")
-    array = np.empty(stored.shape[::-1], np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for k in range(len(array)):
-            array[k] = stored[..., k].T
-    return array
 
 
 def _files_of_views(folder: Path) -> list[Path]:

@@ -15,8 +15,8 @@ from physics.beer_lambert import check_finite
 
 SUFFIXES = (".tif", ".tiff")
 LARGEST_RATIO = 5000    # decoded to stored bytes; deflate reaches 1032, LZW 2730
-BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, AssertionError, ImportError,
-          EOFError, struct.error, zlib.error)    # what tifffile and its codecs raise for damaged data
+BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, AssertionError,
+          ImportError, EOFError, struct.error, zlib.error)    # what tifffile and its codecs raise for damaged data
 PAGE = {"photometric": ("colour type", (0, 1), "0 or 1 (grey)"),
         "samplesperpixel": ("number of values a pixel", (1,), "1"),
         "subfiletype": ("subfile type", (0, 2), "0 or 2 (a full image)")}
@@ -38,10 +38,10 @@ def read_tiffs(files: list[Path], single: bool = False) -> np.ndarray:
     Raises:
         ValueError: in one line that names the file, for anything else.
     """
-    array, count, first = None, 0, None
+    array, count, first = np.empty(0, np.float32), 0, ""
     for file in files:
         with _pages(file, single) as pages:
-            if array is None:
+            if not first:
                 first = _name(pages[0])
                 array = np.empty((len(files) if single else len(pages), *pages[0].shape), np.float32)
             for k, page in enumerate(pages):
@@ -56,7 +56,7 @@ def read_tiffs(files: list[Path], single: bool = False) -> np.ndarray:
 
 
 def _name(page: tifffile.TiffPage) -> str:
-    return f"{' x '.join(map(str, page.shape))} pixels of {page.dtype.name}"
+    return f"{' x '.join(map(str, page.shape))} pixels of {np.dtype(page.dtype).name}"
 
 
 @contextmanager
@@ -69,7 +69,8 @@ def _pages(path: Path, single: bool) -> Iterator[list[tifffile.TiffPage]]:
     said = _Said()
     try:
         with said, tifffile.TiffFile(path) as file:
-            pages, places = [], set()
+            pages: list[tifffile.TiffPage] = []
+            places: set[int] = set()
             while page := file.pages.get(len(pages), False):
                 if page.offset in places:
                     raise ValueError(f"{path}: damaged TIFF, its list of pages runs in a circle")
