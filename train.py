@@ -25,7 +25,7 @@ from utils.cli.types import existing_file, existing_path, number
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION = "Train a 2D diffusion prior (VE-SDE score network) on the slices of volumes; docs/training.md is the guide."
+DESCRIPTION = "Train a 2D diffusion prior (VE-SDE score network) on slices of volumes; docs/training.md is the guide."
 SAMPLES, SAMPLE_LEVELS = 8, 30      # images of the grid, noise levels from which they are drawn
 MANY = 1_000_000_000
 

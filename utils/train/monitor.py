@@ -30,8 +30,8 @@ def denoising_errors(network: Callable, images: torch.Tensor, levels: Iterable[f
     Args:
         network: (x, sigma) -> the score.
         images: [n, 1, H, W], on its device.
-        levels: noise levels; the same noise is added at each, times sigma. x + sigma^2 s(x, sigma) is the denoised image
-            (Tweedie's formula).
+        levels: noise levels; the same noise is added at each, times sigma. x + sigma^2 s(x, sigma) is the denoised
+            image (Tweedie's formula).
         batch_size: images a network call.
     """
     eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(VALIDATION_SEED)).to(images)

@@ -37,8 +37,9 @@ class Processes:
             try:
                 dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
             except (ValueError, RuntimeError) as error:
-                raise ConnectionError(f"{self.count} processes can't be connected ({' '.join(str(error).split())[:200]}); "
-                                      "accepted: started by torchrun") from None
+                reason = " ".join(str(error).split())[:200]
+                raise ConnectionError(f"{self.count} processes can't be connected ({reason}); accepted: started by "
+                                      "torchrun") from None
         yield
         if self.count > 1:    # not after an error: the others may be waiting, and torchrun ends them
             dist.destroy_process_group()

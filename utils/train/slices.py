@@ -73,8 +73,11 @@ def mr_slices(volume: Volume) -> torch.Tensor:
 
 
 class CachedSlices:
-    """Slices [n, h, w] of a file in the cache, float16. ``slices[i]`` reads one; between two reads no file is open,
-    so that there may be more volumes than a process may open files."""
+    """Slices [n, h, w] of a file in the cache, float16.
+
+    ``slices[i]`` reads one; between two reads no file is open, so that there may be more volumes than a process may open
+    files.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -84,7 +87,8 @@ class CachedSlices:
             raise ValueError(f"{path}: not a file of slices ({error}); delete it, and it is made again") from None
         self.shape = array.shape
         if array.ndim != 3 or not array.size or array.dtype != np.float16:
-            raise ValueError(f"{path}: {array.dtype} of shape {array.shape}, no slices; delete it, and it is made again")
+            raise ValueError(f"{path}: {array.dtype} of shape {array.shape}, no slices; delete it, and it is made "
+                             "again")
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -104,8 +108,8 @@ def check_apart(training: dict[Path, CachedSlices], validation: dict[Path, Cache
     for path, stack in validation.items():
         for other in known.get(middle(stack), ()):
             if all(np.array_equal(stack[k], training[other][k]) for k in range(len(stack))):
-                raise ValueError(f"{path}: the same content as {other}; accepted: every volume once, for training or for "
-                                 "validation")
+                raise ValueError(f"{path}: the same content as {other}; accepted: every volume once, for training or "
+                                 "for validation")
 
 
 def volume_slices(path: Path, modality: str, cache: Path) -> CachedSlices:
