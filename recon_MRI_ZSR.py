@@ -22,7 +22,8 @@ def run(options) -> None:
     from algorithms.problem import Problem, reconstruct
     from physics.noise import add_noise, snr_db
     from physics.zsr import ZAverage
-    from utils.io.volume import read_volume, scale_from_unit, scale_to_unit
+    from utils.io.intensity import scale_from_unit, scale_to_unit
+    from utils.io.read import read_volume
     from utils.run.device import choose_device, volumes_device
     from utils.run.run import Run
     from utils.run.setup import set_up

@@ -16,7 +16,7 @@ import recon_CBCT
 import recon_MRI_ZSR
 from models.checkpoint import load_weights, save
 from utils.io.config import load_config
-from utils.io.volume import read_volume
+from utils.io.read import read_volume
 
 CT_SHAPE, MR_SHAPE = (8, 20, 24), (14, 18, 10)
 

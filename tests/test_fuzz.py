@@ -29,7 +29,7 @@ from utils.evaluation.grid import read_grid
 from utils.io.config import load_config
 from utils.io.geometry_file import read_geometry
 from utils.io.projections import read_line_integrals, read_projections
-from utils.io.volume import read_volume
+from utils.io.read import read_volume
 from utils.io.yaml_file import read_yaml
 
 configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir(), "hypothesis"))    # not a folder in the repository
@@ -167,7 +167,7 @@ def test_a_header_that_claims_more_than_there_is_takes_no_memory(folder, nifti):
     content[42:48] = np.array([30000] * 3, "<i2").tobytes()
     for name, stored in (("scan.nii", content), ("scan.nii.gz", gzip.compress(content))):
         (folder / name).write_bytes(stored)
-        with pytest.raises(ValueError, match="53999999999760 bytes short"):    # 30000^3 x 2, less those there are
+        with pytest.raises(ValueError, match="bytes short of its 30000 x 30000 x 30000 voxels"):
             read_volume(folder / name)
         (folder / name).unlink()
 
@@ -237,8 +237,9 @@ def test_projections(folder, stacks, name, packed, fraction, rest, damage, claim
     else:
         content = damaged(content, (damage[0], int(damage[1] / 1e6 * len(content))))
     path.write_bytes(content)
-    found = outcome(path, read_line_integrals, SHAPE)
-    assert found is None or found[0].dtype == np.float32 and np.isfinite(found[0]).all()
+    for i0 in (None, 100.0):    # line integrals, counts
+        found = outcome(path, read_line_integrals, SHAPE, None, None, i0)
+        assert found is None or found.p.dtype == np.float32 and np.isfinite(found.p).all()
     path.unlink()
 
 
@@ -324,8 +325,7 @@ def test_grid(folder, pytestconfig, changes, place, odd):
             "variants": {"ours": {"flags": {"NFE": 3}, "samples": 2}, "none": {"baseline": True}}}
     path = folder / "grid.yaml"
     path.write_text(changed(yaml.safe_dump(tree), tree, changes, place, odd), encoding="utf-8", errors="replace")
-    # It leaves the naming of the file to evaluate.py.
-    outcome(path, read_grid, pytestconfig.rootpath, named="")
+    outcome(path, read_grid, pytestconfig.rootpath)
     path.unlink()
 
 

@@ -20,9 +20,9 @@ MAY_IMPORT = {
     "utils.cli": set(),
     "utils.io": {"physics"},
     "utils.phantoms": {"utils.io"},
-    "utils.run": {"utils.io", "models", "physics", "algorithms"},
+    "utils.run": {"utils.cli", "utils.io", "models", "physics", "algorithms"},      # setup.py and scan.py read the options
     "utils.train": {"utils.io", "utils.phantoms", "models"},
-    "utils.evaluation": {"utils.io", "utils.run"},
+    "utils.evaluation": {"utils.io", "utils.run", "utils.cli", "models"},
 }
 KNOW_FLAGS = ("utils.cli", "utils.run", "utils.evaluation")     # run records and evaluation writes command lines
 FOLDERS = sorted({room.split(".")[0] for room in MAY_IMPORT})

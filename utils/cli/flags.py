@@ -72,6 +72,8 @@ def flag_groups(modality: str) -> dict[str, list[Flag]]:
             Flag("dark", existing_path, "PATH", "counts without radiation, one or several frames", None, "ct"),
             Flag("i0", number(float, above=0, most=1e15), "N", "counts without an object, one number for all pixels", None,
                  "ct"),
+            Flag("bad-pixels", existing_file, "FILE", "more bad pixels of the detector than are found by themselves: an image "
+                 "[v, u] that is not 0 there, or a text with v and u a line", None, "ct"),
             chosen("projector", choices.PROJECTORS, "whose projector", "auto", "ct"),
         ],
         "prior": [

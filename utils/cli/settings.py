@@ -216,9 +216,9 @@ def _check_scan(options: Options, error: Callable) -> None:
     if options.projections is None:
         if options.data is None:
             error("--data or --projections is missing; give a volume to simulate from, or measured projections")
-        for name in ("flat", "dark", "i0"):
+        for name in ("flat", "dark", "i0", "bad_pixels"):
             if getattr(options, name) is not None:
-                error(f"--{name} is for measured counts; it needs --projections")
+                error(f"--{name.replace('_', '-')} is for measured counts; it needs --projections")
         return
     if options.geometry == ROOT / "configs" / "geometry" / "demo.yaml":
         error("--projections needs --geometry: the scan that they were measured with, see configs/geometry")

@@ -4,9 +4,10 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+PLAIN_ENDINGS = (".nii.gz", ".nii", ".npy", ".mha", ".mhd", ".nrrd", ".nhdr", ".tif", ".tiff", ".yaml", ".yml")
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("algorithms/*.py", "models/*.py", "op/*.*", "physics/*.py", "utils/**/*.py", "configs/geometry/*.yaml")
-NO_PART_OF_A_RUN = [path for room in ("evaluation", "train", "phantoms") for path in ROOT.glob(f"utils/{room}/*.py")]
+ROOMS = ("algorithms", "models", "op", "physics", "utils/cli", "utils/io", "utils/run")     # that a run uses
+SOURCES = (".py", ".cpp", ".cu", ".h")
 
 
 @contextmanager
@@ -52,14 +53,17 @@ def content_digest(*paths: Path) -> str:
             with open(file, "rb") as stream:
                 while chunk := stream.read(1 << 20):
                     content.update(chunk)
-            total.update(str(file.relative_to(path)).encode() + content.digest())
+            total.update(os.fsencode(file.relative_to(path)) + content.digest())
     return total.hexdigest()
 
 
-def program_digest(entry: Path) -> str:
-    """Identifies the source code of a run that starts with the file ``entry``."""
-    files = {path for pattern in SOURCES for path in ROOT.glob(pattern)}.difference(NO_PART_OF_A_RUN)
-    return content_digest(entry, *sorted(files))[:12]
+def program_digest(root: Path = ROOT) -> str:
+    """Identifies the source code of a run: all of the rooms that runs use, and the scripts that start one.
+
+    CT and MR share it, so that a study of both is seen to be made by one program.
+    """
+    files = [path for room in ROOMS for path in (root / room).rglob("*") if path.suffix in SOURCES]
+    return content_digest(*sorted([*files, *root.glob("recon_*.py")]))[:12]
 
 
 def save_tensors(path: str | Path, content: dict) -> None:
@@ -71,3 +75,11 @@ def save_tensors(path: str | Path, content: dict) -> None:
             torch.save(content, partial)
         except RuntimeError as error:       # of a full disk
             raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0][:120]})") from None
+
+
+def plain_name(path: Path) -> str:
+    """A file's or folder's name without its known ending, safe as the name of a folder: never empty, "." or ".."."""
+    name = path.name if path.name not in ("", ".", "..") else path.resolve().name
+    ending = next((ending for ending in PLAIN_ENDINGS if name.lower().endswith(ending)), "")
+    short = name[:len(name) - len(ending)]
+    return short if short not in ("", ".", "..") else name or "root"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from utils.io.yaml_file import key_name, short
 
 T = TypeVar("T")
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "null"}
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def read(kind: type[T], tree: Any, path: str = "") -> T:
         return kind(**{key: read(hints[key], value, f"{path}.{key}".lstrip(".")) for key, value in tree.items()})
     if get_origin(kind) is dict and isinstance(tree, dict):
         for key in tree:
-            if not _fits(str, key):
+            if not is_line(key):
                 raise ValueError(f"{path}: the name {short(key)}; accepted: a text of one line (in quotes)")
         return {key: read(inner[1], value, f"{path}.{key}") for key, value in tree.items()}
     if not _fits(kind, tree):
@@ -70,6 +70,12 @@ def nearest(name: Any, names: Iterable[str]) -> str:
     return f"the nearest is {lower[like[0]]}" if like else f"accepted: {', '.join(lower.values())}"
 
 
+def is_line(value: Any) -> bool:
+    """Whether the value is a text of one line that can be printed."""
+    return (isinstance(value, str) and 0 < len(value) == len(value.splitlines()[0])
+            and not any(ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000 for letter in value))
+
+
 def _fits(kind: Any, value: Any) -> bool:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -82,8 +88,6 @@ def _fits(kind: Any, value: Any) -> bool:
         return isinstance(value, list) and all(_fits(inner[0], each) for each in value)
     if origin is dict:
         return isinstance(value, dict) and all(_fits(str, key) and _fits(inner[1], each) for key, each in value.items())
-    if kind is str:
-        return isinstance(value, str) and value.isprintable()
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return type(value) is kind
@@ -94,7 +98,7 @@ def _words(kind: Any) -> str:
     if origin is Annotated:
         return inner[1].words
     if origin in (Union, UnionType):
-        return " or ".join(map(_words, inner))
+        return " or ".join(_words(each) for each in inner if each is not NoneType)
     if origin is Literal:
         return " or ".join(str(each).lower() if isinstance(each, bool) else str(each) for each in inner)
     if origin in (list, tuple):

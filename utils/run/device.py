@@ -20,10 +20,10 @@ def choose_device(name: str, gpu: int = 0) -> torch.device:
     if name == "cpu":
         return torch.device("cpu")
     kind, _, index = name.partition(":")
-    if kind != "cuda" or not index.isdigit():
-        raise ValueError(f"--device {name}: accepted are auto, cpu, cuda, cuda:K")
+    if kind != "cuda" or not (index.isascii() and index.isdigit()):
+        raise ValueError(f"device {name!r}; accepted: auto, cpu, cuda, cuda:K")
     if int(index) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return torch.device(name)
 
 

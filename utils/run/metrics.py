@@ -2,31 +2,56 @@
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-VIEWS = {"axial": 0, "coronal": 1, "sagittal": 2}    # the axis of [D, H, W] that the slices are stacked along
+from utils.run.views import VIEWS, patient_axes
+
 SSIM_WINDOW = 11                                     # pixels of torchmetrics' Gaussian window, at its default
+UPRIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def evaluate(volume: torch.Tensor, truth: torch.Tensor, slice_axis: int = 0) -> dict:
+def evaluate(volume: torch.Tensor, truth: torch.Tensor, slice_axis: int = 0, direction=UPRIGHT) -> dict:
     """Compare ``volume`` with ``truth``, both [D, H, W] in the prior's unit range.
 
-    PSNR and SSIM use the data range max(truth) - min(truth) of the whole volume. ``psnr`` at the top is that
-    of the volume; a view's figures are means over its slices, those left out where the truth is constant, and
-    ``ssim`` at the top is the mean over the three views. SSIM is None for slices thinner than its window, PSNR
-    where there is no error, both where the truth is constant in every slice.
-    ``inter_slice_error`` is the mean of |(x[k+1] - x[k]) - (g[k+1] - g[k])| along ``slice_axis``, the
-    axis that the prior's slices are stacked along (0 axial, 1 coronal); None for a single slice. ``sharpness`` is
-    how much of the truth's edges is there, see `sharpness`.
+    PSNR and SSIM use the `data_range` of the whole truth. ``psnr`` at the top is that of the volume; a view's figures
+    are means over its slices, those left out where the truth is constant, and ``ssim`` at the top is the mean over the
+    three views. SSIM is None for slices thinner than its window, PSNR where there is no error, both where the truth is
+    constant in every slice.
+
+    Args:
+        slice_axis: the axis that the prior's slices are stacked along, of ``inter_slice_error``.
+        direction: that of a `utils.io.volume.Volume`; it says which axes of the array the patient's views lie across.
+
+    Returns:
+        ``psnr`` (dB), ``ssim``, ``inter_slice_error``, ``sharpness``, and ``psnr`` and ``ssim`` of "axial", "coronal"
+        and "sagittal".
     """
     if volume.shape != truth.shape:
         raise ValueError(f"volume of {list(volume.shape)} against a truth of {list(truth.shape)}")
-    span = float(truth.max() - truth.min())
+    span = data_range(truth)
     result = {"psnr": _finite(peak_signal_noise_ratio(volume, truth, data_range=span))}
-    views = {name: _view(volume.movedim(axis, 0), truth.movedim(axis, 0), span) for name, axis in VIEWS.items()}
+    axes = dict(zip(VIEWS, patient_axes(direction)[0]))
+    views = {name: _view(volume.movedim(axis, 0), truth.movedim(axis, 0), span) for name, axis in axes.items()}
     ssims = [view["ssim"] for view in views.values() if view["ssim"] is not None]
     result["ssim"] = sum(ssims) / len(ssims) if ssims else None
     result["inter_slice_error"] = inter_slice_error(volume, truth, slice_axis)
     result["sharpness"] = sharpness(volume, truth)
     return result | views
+
+
+def data_range(truth: torch.Tensor) -> float:
+    """max - min of the truth clipped to the window, which is [0, 1]: what lies beyond, a hot voxel, moves nothing."""
+    return float(truth.max().clamp(0, 1) - truth.min().clamp(0, 1))
+
+
+def by_slice(volume: torch.Tensor, truth: torch.Tensor, axis: int) -> dict[str, list]:
+    """PSNR (dB) of each slice along ``axis``, and the inter-slice error of each pair; None where it is not finite."""
+    span, found, before = data_range(truth), {"psnr": [], "inter_slice_error": []}, None
+    for ours, theirs in zip(volume.movedim(axis, 0), truth.movedim(axis, 0)):
+        error = ours - theirs
+        found["psnr"].append(_finite(peak_signal_noise_ratio(ours, theirs, data_range=span)))
+        if before is not None:
+            found["inter_slice_error"].append((error - before).abs_().mean().item())
+        before = error
+    return found
 
 
 def inter_slice_error(volume: torch.Tensor, truth: torch.Tensor, axis: int = 0) -> float | None:

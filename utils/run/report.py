@@ -1,54 +1,86 @@
-"""The report of a run: one HTML file with settings, metrics, convergence and a viewer of the volumes."""
+"""The report of a run: one HTML file with a viewer of the volumes, metrics, charts and settings."""
 import base64
 import gzip
 import json
 import math
-import struct
 from dataclasses import replace
 from html import escape
 from pathlib import Path
 from string import Template
 
+import nibabel
 import numpy as np
 
 from utils.io.files import complete_file
 from utils.io.volume import Volume
+from utils.run import charts
+from utils.run.views import VIEWS, patient_axes
+from utils.run.words import METRICS, name_of
 
 PAGE = Path(__file__).with_name("report_page")
 MAX_BYTES = 15_000_000           # of the page
-PRESETS = {"CT": {"lung": (-1350, 150), "soft tissue": (-160, 240), "bone": (-500, 1300)}, "MR": {}}
+PRESETS = {"ct": {"lung": (-1350, 150), "soft tissue": (-160, 240), "bone": (-500, 1300)}, "mr": {}}
+ARROWS = {"higher is better": "↑", "lower is better": "↓", "1 is best": "→ 1"}
 MR_LEVELS = 4095                 # grey levels of MR: more are noise that does not compress
 
 
-def write_report(path: str | Path, *, title: str, settings: dict, metrics: dict, history: list[dict],
-                 volumes: dict[str, Volume], window: tuple[float, float], modality: str) -> None:
+def write_report(path: str | Path, *, title: str, about: dict[str, str], settings: dict, metrics: dict,
+                 slices: dict[str, dict], history: list[dict], volumes: dict[str, Volume],
+                 window: tuple[float, float], modality: str, slice_axis: int = 0) -> None:
     """Write the report of a run to ``path``; the file needs nothing but a browser, and no network.
 
-    ``metrics`` is the content of metrics.json, ``history`` has a dict with 'level' and 'residual' (|Ax - y| / |y|)
-    and maybe 'sigma' for every noise level. ``volumes`` maps names to volumes of one grid in the input's units: "GT",
-    "recon" and any baselines, of which "GT" may be absent. ``window`` = (low, high) are the grey values first shown;
-    ``modality`` is "CT" (HU, to which values are rounded) or "MR" (rounded to `MR_LEVELS` levels). Volumes too large
-    for `MAX_BYTES` are averaged over whole numbers of voxels, and the page says so.
+    Volumes too large for `MAX_BYTES` are averaged over whole numbers of voxels, and the page says so.
+
+    Args:
+        title: names the run.
+        about: what stands below the title, such as date and command, by name.
+        settings: the content of args.yaml.
+        metrics: the content of metrics.json.
+        slices: of each volume in ``metrics``, what `utils.run.metrics.by_slice` gives.
+        history: a dict for every noise level, with 'level' and maybe 'residual' (|Ax - y| / |y|) and 'sigma'.
+        volumes: volumes of one grid in the input's units: "GT", "recon" and any baselines; "GT" may be absent.
+        window: (low, high), the intensities that 0 and 1 stand for.
+        modality: "ct" (HU, to which values are rounded) or "mr" (rounded to `MR_LEVELS` levels).
+        slice_axis: the axis of the arrays that the prior's slices are stacked along.
     """
     if modality not in PRESETS:
         raise ValueError(f"modality {modality!r}; accepted: {', '.join(PRESETS)}")
     if len({volume.array.shape for volume in volumes.values()}) > 1:
         raise ValueError("volumes of different shapes; accepted: one grid")
     page = Template((PAGE / "page.html").read_text(encoding="utf-8"))
-    fields = {"title": escape(title), "settings": _settings_table(settings), "metrics": _metrics_table(metrics),
-              "plot": _convergence_plot(history), "viewer": (PAGE / "viewer.js").read_text(encoding="utf-8"),
+    fields = {"title": escape(title), "about": _about(about), "settings": _settings_table(settings),
+              "metrics": _metrics_table(metrics), "explained": _explained(metrics),
+              "slices": _chart("Slice by slice", charts.by_slice(slices)),
+              "jumps": _chart("Steps from slice to slice", charts.jumps(
+                  {name: volumes[name] for name in ("GT", "IR", "ATy", "recon") if name in volumes}, slice_axis),
+                  "The absolute step of the values from each slice of the prior to the next, dark for none. Steps that the "
+                  "truth does not have are jumps between slices."),
+              "plot": _chart("Convergence", charts.convergence(history) or '<p class="note">Nothing was recorded.</p>'),
+              "viewer": (PAGE / "viewer.js").read_text(encoding="utf-8"),
               "niivue": base64.b64encode(gzip.compress((PAGE / "niivue.umd.js").read_bytes(), mtime=0)).decode()}
-    room = MAX_BYTES - sum(len(text.encode()) for text in fields.values()) - 50_000
+    room = MAX_BYTES - sum(len(text.encode(errors="replace")) for text in fields.values()) - 50_000
     encoded, factors = _fit(volumes, modality, room)
-    data = {"volumes": encoded, "presets": _presets(volumes, window, modality), **_viewer_settings(volumes, factors),
-            "unit": "HU" if modality == "CT" else ""}
+    data = {"volumes": encoded, "names": {name: name_of(name) for name in encoded},
+            **_presets(volumes, window, modality), **_viewer_settings(volumes, factors),
+            "unit": "HU" if modality == "ct" else ""}
     text = page.substitute(fields, data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
                            note=_size_note(volumes, factors))
     with complete_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="replace")
 
 
 # ---- Text ------------------------------------------------------------------------------------------------------------
+
+def _about(about: dict[str, str]) -> str:
+    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in about.items())
+
+
+def _chart(title: str, drawing: str, note: str = "") -> str:
+    """A section of the page, or nothing where there is no drawing."""
+    if not drawing:
+        return ""
+    return f'<h2>{title}</h2>{f"<p class=note>{note}</p>" if note else ""}<div class="wide">{drawing}</div>'
+
 
 def _flat(settings: dict, prefix: str = ""):
     for key, value in settings.items():
@@ -68,65 +100,31 @@ def _metrics_table(metrics: dict) -> str:
     """One row a volume; PSNR and SSIM of the volume and of each view."""
     if not metrics:
         return '<p class="note">There is no ground truth to compare with.</p>'
-    views = ("axial", "coronal", "sagittal")
-    head = "".join(f'<th colspan="2" scope="colgroup">{view}</th>' for view in ("volume", *views))
-    pairs = '<th scope="col">PSNR (dB)</th><th scope="col">SSIM</th>' * 4
+    head = "".join(f'<th colspan="2" scope="colgroup">{view}</th>' for view in ("volume", *VIEWS))
+    pairs = (_metric_head("psnr") + _metric_head("ssim")) * 4
     rows = []
     for name, metric in metrics.items():
-        cells = [(block.get(key), digits) for block in (metric, *(metric.get(view) or {} for view in views))
+        cells = [(block.get(key), digits) for block in (metric, *(metric.get(view) or {} for view in VIEWS))
                  for key, digits in (("psnr", 2), ("ssim", 4))]
         cells += [(metric.get("inter_slice_error"), 5), (metric.get("sharpness"), 3)]
         known = [value is not None and math.isfinite(value) for value, _ in cells]
         numbers = "".join(f"<td>{value:.{digits}f}</td>" if there else "<td>–</td>"
                           for there, (value, digits) in zip(known, cells))
         mark = ' class="result"' if name == "recon" else ""
-        rows.append(f'<tr{mark}><th scope="row">{escape(str(name))}</th>{numbers}</tr>')
-    return (f'<table class="metrics"><thead><tr><td rowspan="2"></td>{head}<th rowspan="2" scope="col">inter-slice '
-            f'error</th><th rowspan="2" scope="col">sharpness</th></tr><tr>{pairs}</tr></thead>'
+        rows.append(f'<tr{mark}><th scope="row">{escape(name_of(name))} <small>{escape(name)}</small></th>{numbers}</tr>')
+    ends = "".join(_metric_head(key, ' rowspan="2"') for key in ("inter_slice_error", "sharpness"))
+    return (f'<table class="metrics"><thead><tr><td rowspan="2"></td>{head}{ends}</tr><tr>{pairs}</tr></thead>'
             f'<tbody>{"".join(rows)}</tbody></table>')
 
 
-def _convergence_plot(history: list[dict]) -> str:
-    """Data residual and sigma over the levels as an SVG with a logarithmic axis."""
-    series = {key: [(step["level"] + 1, float(step[key])) for step in history
-                    if step.get(key) is not None and math.isfinite(step[key]) and step[key] > 0]
-              for key in ("residual", "sigma")}
-    points = [point for line in series.values() for point in line]
-    if not points:
-        return '<p class="note">Nothing was recorded.</p>'
-    first, last = min(level for level, _ in points), max(level for level, _ in points)
-    low = math.floor(min(math.log10(value) for _, value in points))
-    high = max(low + 1, math.ceil(max(math.log10(value) for _, value in points)))
-    left, right, top, bottom = 60, 620, 12, 228
+def _metric_head(key: str, span: str = "") -> str:
+    name, better, explanation = METRICS[key]
+    return f'<th{span} scope="col" title="{better}; {explanation}">{name} {ARROWS[better]}</th>'
 
-    def x(level):
-        return left + (right - left) * ((level - first) / (last - first) if last > first else 0.5)
 
-    def y(value):
-        return bottom - (bottom - top) * (math.log10(value) - low) / (high - low)
-
-    parts = []
-    for power in range(low, high + 1, math.ceil((high - low) / 8)):
-        parts.append(f'<line x1="{left}" x2="{right}" y1="{y(10.0 ** power):.1f}" y2="{y(10.0 ** power):.1f}" '
-                     f'stroke="currentColor" opacity="0.15"/><text x="{left - 8}" y="{y(10.0 ** power) + 4:.1f}" '
-                     f'text-anchor="end">{10.0 ** power:g}</text>')
-    for level in sorted({round(first + (last - first) * part / 5) for part in range(6)}):
-        parts.append(f'<text x="{x(level):.1f}" y="{bottom + 18}" text-anchor="middle">{level}</text>')
-    parts.append(f'<text x="{(left + right) / 2}" y="{bottom + 38}" text-anchor="middle">noise level</text>')
-    labels = {"residual": ("one", "data residual |Ax − y| / |y|"), "sigma": ("two", "sigma")}
-    for row, (key, line) in enumerate((key, line) for key, line in series.items() if line):
-        style, label = labels[key]
-        dash = ' stroke-dasharray="6 4"' if key == "sigma" else ""
-        parts.append(f'<polyline class="{style}"{dash} points="'
-                     + " ".join(f"{x(level):.1f},{y(value):.1f}" for level, value in line) + '"/>')
-        if len(line) <= 100:
-            parts += [f'<circle class="{style}" cx="{x(level):.1f}" cy="{y(value):.1f}" r="3"><title>level {level}: '
-                      f'{label} {value:.4g}</title></circle>' for level, value in line]
-        parts.append(f'<line class="{style}"{dash} stroke-width="2" x1="{right + 16}" x2="{right + 44}" '
-                     f'y1="{24 + 22 * row}" y2="{24 + 22 * row}"/>'
-                     f'<text x="{right + 50}" y="{28 + 22 * row}">{label}</text>')
-    return ('<svg width="860" height="275" viewBox="0 0 860 275" role="img" aria-label="Data residual and sigma of '
-            f'every noise level, logarithmic">{"".join(parts)}</svg>')
+def _explained(metrics: dict) -> str:
+    return "<p class=note>" + ". ".join(f"{name} ({better}): {explanation}" for name, better, explanation
+                                        in METRICS.values()) + ".</p>" if metrics else ""
 
 
 def _size_note(volumes: dict, factors: tuple) -> str:
@@ -184,36 +182,44 @@ def to_nifti(volume: Volume, modality: str) -> bytes:
     """A gzipped NIfTI-1 file of int16: HU for CT, `MR_LEVELS` steps between the extremes for MR."""
     array = np.nan_to_num(volume.array)
     slope, offset = 1.0, 0.0
-    if modality == "MR":
+    if modality == "mr":
         offset = float(array.min())
         slope = float(np.float32((float(array.max()) - offset) / MR_LEVELS)) or 1.0
     stored = np.clip(np.rint((array - np.float32(offset)) / np.float32(slope)), -32768, 32767).astype("<i2")
     # NIfTI's axes run to the patient's right, front and head: those of LPS with x and y turned.
-    affine = np.diag([-1.0, -1.0, 1.0]) @ np.column_stack(
+    affine = np.eye(4)
+    affine[:3] = np.diag([-1.0, -1.0, 1.0]) @ np.column_stack(
         [np.reshape(volume.direction, (3, 3)) * np.asarray(volume.spacing), volume.origin])
-    depth, height, width = array.shape
-    header = bytearray(352)
-    struct.pack_into("<i", header, 0, 348)
-    struct.pack_into("<8h", header, 40, 3, width, height, depth, 1, 1, 1, 1)
-    struct.pack_into("<hh", header, 70, 4, 16)                                  # int16
-    struct.pack_into("<8f", header, 76, 1, *volume.spacing, 0, 0, 0, 0)
-    struct.pack_into("<fff", header, 108, 352, slope, offset)
-    header[123] = 2                                                             # mm
-    struct.pack_into("<hh", header, 252, 0, 1)                                  # sform: scanner coordinates
-    struct.pack_into("<12f", header, 280, *affine.ravel())
-    header[344:348] = b"n+1\0"
-    return gzip.compress(bytes(header) + stored.tobytes(), compresslevel=6, mtime=0)
+    header = nibabel.Nifti1Header(endianness="<")
+    header.set_data_dtype(np.int16)
+    header.set_data_shape(stored.shape[::-1])
+    header.set_zooms(volume.spacing)
+    header.set_xyzt_units("mm")
+    header.set_sform(affine, "scanner")
+    header.set_slope_inter(slope, offset)
+    header["magic"], header["vox_offset"] = b"n+1", 352         # header and voxels in one file
+    return gzip.compress(header.binaryblock + bytes(4) + stored.tobytes(), compresslevel=6, mtime=0)
 
 
-def _presets(volumes: dict, window: tuple, modality: str) -> list[dict]:
-    """Names and limits of the windows to choose from."""
-    ranges = {"full range": window, **PRESETS[modality]}
-    if modality == "MR" and volumes:
-        sample = volumes.get("GT", volumes.get("recon", next(iter(volumes.values())))).array.ravel()
-        low, high = np.quantile(sample[::max(1, sample.size // 1_000_000)], (0.005, 0.995))
-        if high > low:
-            ranges["auto"] = (low, high)
-    return [{"name": name, "low": float(low), "high": float(high)} for name, (low, high) in ranges.items()]
+def _presets(volumes: dict, window: tuple, modality: str) -> dict:
+    """Names and limits of the windows to choose from, and the one first shown, which fits what is there.
+
+    CT: lung where a twentieth of the voxels are, bone where a fifth of what is no air is, else soft tissue. MR: from the
+    1st to the 99th percentile.
+    """
+    ranges, first = {"full range": window, **PRESETS[modality]}, "full range"
+    if volumes:
+        array = volumes.get("GT", volumes.get("recon", next(iter(volumes.values())))).array.ravel()
+        sample = array[::max(1, array.size // 1_000_000)]
+        low, high = np.quantile(sample, (0.01, 0.99))
+        if modality == "mr" and high > low:
+            ranges[first := "1st to 99th percentile"] = (low, high)
+        elif modality == "ct":
+            lung, tissue = ((sample > -950) & (sample < -600)).mean(), sample > -500
+            bone = (sample > 300).sum() / max(1, tissue.sum())
+            first = "lung" if lung > 0.05 else "bone" if bone > 0.2 else "soft tissue"
+    return {"presets": [{"name": name, "low": float(low), "high": float(high)} for name, (low, high) in ranges.items()],
+            "first": first}
 
 
 def _viewer_settings(volumes: dict, factors: tuple) -> dict:
@@ -223,8 +229,7 @@ def _viewer_settings(volumes: dict, factors: tuple) -> dict:
     if not volumes:
         return {"baseline": "", "counts": [1, 1, 1], "extent": [1, 1, 1]}
     shape, spacing = _shape_and_spacing(volumes)
-    direction = np.abs(np.reshape(next(iter(volumes.values())).direction, (3, 3)))
-    order = direction.argmax(1)                     # of the axes x, y, z, the one along each of the patient's
+    order = list(patient_axes(next(iter(volumes.values())).direction)[0][::-1])      # axes of the array, of L, P, S
     counts = -(-shape // np.array(factors))
-    return {"baseline": baseline, "counts": [int(n) for n in counts[::-1][order]],
-            "extent": [float(mm) for mm in (shape * spacing)[::-1][order]]}
+    return {"baseline": baseline, "counts": [int(n) for n in counts[order]],
+            "extent": [float(mm) for mm in (shape * spacing)[order]]}

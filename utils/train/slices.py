@@ -7,9 +7,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from models.window import CT_WINDOW
 from utils import phantoms as phantom
 from utils.io.files import complete_file
-from utils.io.volume import CT_WINDOW, SUFFIXES, Volume, read_volume, scale_to_unit
+from utils.io.intensity import scale_to_unit
+from utils.io.nifti import SUFFIXES
+from utils.io.read import read_volume
+from utils.io.volume import Volume
 
 EMPTY = 0.03    # standard deviation below which an MR image counts as empty
 VERSION = 1     # of the cached slices; to be raised when the values below, or the phantoms, change

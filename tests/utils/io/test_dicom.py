@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedCTImageStorage, EnhancedMRImageStorage, RLELossless
 
 from utils.io.dicom import read_series
-from utils.io.volume import read_unit_ct, read_volume
+from utils.io.read import read_unit_ct, read_volume
 
 SPACING = (0.7, 0.8, 2.5)
 PLANES = {"axial": (1, 0, 0, 0, 1, 0), "sagittal": (0, 1, 0, 0, 0, -1), "coronal": (1, 0, 0, 0, 0, -1),
@@ -98,7 +98,7 @@ def test_slope_and_intercept_of_each_slice(tmp_path):
 
 
 def test_a_ct_as_the_prior_sees_it(tmp_path):
-    array = read_unit_ct(write(tmp_path / "scan", volume()), 1, 5, 16, series="7").array
+    array = read_unit_ct(write(tmp_path / "scan", volume()), 1, 5, 16, (-1000, 1600), series="7").array
     assert array.shape == (4, 16, 16) and 0 <= array.min() < array.max() <= 1
 
 
@@ -207,7 +207,7 @@ def test_a_folder_without_dicom(tmp_path, capfd):
     (tmp_path / "broken.dcm").write_bytes(bytes(128))
     refused(tmp_path, "a folder without a DICOM image; accepted: a folder with a CT or MR series")
     (tmp_path / "scan.nii").write_text("x")
-    with pytest.raises(ValueError, match="scan.nii: --series 7 for a file"):
+    with pytest.raises(ValueError, match="scan.nii: series 7 for a file"):
         read_volume(tmp_path / "scan.nii", series="7")
     assert capfd.readouterr() == ("", "")
 

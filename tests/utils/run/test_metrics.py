@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from utils.run.metrics import evaluate, inter_slice_error, sharpness
+from utils.run.metrics import by_slice, evaluate, inter_slice_error, sharpness
 
 
 def volumes(shape=(12, 16, 20)):
@@ -84,3 +84,40 @@ def test_sharpness_falls_with_blur_and_not_with_noise():
     assert sharpness(noisy, truth) == pytest.approx(1, abs=0.1)
     assert sharpness(truth, torch.zeros_like(truth)) is None
     assert evaluate(blurred, truth)["sharpness"] == sharpness(blurred, truth)
+
+
+def test_a_hot_voxel_of_the_truth_moves_nothing():
+    volume, truth = volumes()
+    before = evaluate(volume, truth)
+    for value in (20.0, -2.0):
+        hot_volume, hot = volume.clone(), truth.clone()
+        hot[5, 6, 7] = hot_volume[5, 6, 7] = value
+        found = evaluate(hot_volume, hot)
+        span = truth.max().item() - truth.min().item()
+        assert found["psnr"] == pytest.approx(before["psnr"] - 20 * math.log10(span), abs=0.02)     # the range is 1 now
+        assert found["axial"]["psnr"] == pytest.approx(before["axial"]["psnr"] - 20 * math.log10(span), abs=0.05)
+
+
+@pytest.mark.parametrize("direction, order", [
+    ((1, 0, 0, 0, 1, 0, 0, 0, 1), (0, 1, 2)), ((1, 0, 0, 0, 1, 0, 0, 0, -1), (0, 1, 2)),
+    ((0, 0, 1, 1, 0, 0, 0, 1, 0), (1, 2, 0)),      # x to the back, y to the head, z to the left: sagittal slices
+    ((1, 0, 0, 0, 0, -1, 0, 1, 0), (1, 0, 2))])    # coronal slices
+def test_views_are_those_of_the_patient(direction, order):
+    volume, truth = volumes()
+    arrays = evaluate(volume, truth)
+    by_axis = [arrays[view] for view in ("axial", "coronal", "sagittal")]
+    found = evaluate(volume, truth, direction=direction)
+    assert [found[view] for view in ("axial", "coronal", "sagittal")] == [by_axis[axis] for axis in order]
+    assert found["inter_slice_error"] == arrays["inter_slice_error"]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_figures_slice_by_slice_add_up_to_those_of_the_volume(axis):
+    volume, truth = volumes()
+    found = by_slice(volume, truth, axis)
+    assert len(found["psnr"]) == truth.shape[axis] == len(found["inter_slice_error"]) + 1
+    mean = sum(found["inter_slice_error"]) / len(found["inter_slice_error"])
+    assert mean == pytest.approx(inter_slice_error(volume, truth, axis), rel=1e-5)
+    view = evaluate(volume, truth)[("axial", "coronal")[axis]]
+    assert sum(found["psnr"]) / len(found["psnr"]) == pytest.approx(view["psnr"], rel=1e-5)
+    assert by_slice(truth, truth, axis)["psnr"] == [None] * truth.shape[axis]

@@ -10,7 +10,8 @@ import SimpleITK as sitk
 
 from utils.run import report
 from utils.run.report import PAGE, pooled, to_nifti, write_report
-from utils.io.volume import Volume, read_volume
+from utils.io.read import read_volume
+from utils.io.volume import Volume
 
 PLACE = dict(spacing=(2.0, 3.0, 4.0), origin=(-10.0, 20.0, 5.0), direction=(1, 0, 0, 0, -1, 0, 0, 0, -1))
 SETTINGS = {"task": "SVCT", "data": "<b>scan</b> & more", "nothing": None, "versions": {"torch": "2.15"}}
@@ -18,6 +19,9 @@ VIEW = {"psnr": 30.1234, "ssim": None}
 METRICS = {name: {"psnr": psnr, "ssim": 0.5, "inter_slice_error": 0.00321, "sharpness": None,
                   "axial": VIEW, "coronal": VIEW, "sagittal": VIEW}
            for name, psnr in (("FBP-LV", 18.0), ("IR", None), ("recon", 27.25))}
+ABOUT = {"date": "2026-11-26 00:40", "duration": "2 min 5 s", "command": "recon_CBCT.py --data '<i>'"}
+SLICES = {name: {"psnr": [20.0, 21.0 + k, None, 24.0], "inter_slice_error": [0.01, 0.02, 0.03]}
+          for k, name in enumerate(METRICS)}
 HISTORY = [{"level": level, "sigma": 0.5 / 2 ** level, "residual": 0.1 / (level + 1)} for level in range(8)]
 
 
@@ -32,7 +36,7 @@ def a_set(shape=(12, 20, 16), names=("GT", "FBP-LV", "IR", "recon"), scale=200.0
 
 def write(path, volumes=None, **changes):
     values = dict(title="A run of <script>alert(1)</script>", settings=SETTINGS, metrics=METRICS, history=HISTORY,
-                  volumes=a_set() if volumes is None else volumes, window=(-1000.0, 1600.0), modality="CT")
+                  volumes=a_set() if volumes is None else volumes, window=(-1000.0, 1600.0), modality="ct", about=ABOUT, slices=SLICES)
     write_report(path, **values | changes)
     return path.read_text(encoding="utf-8")
 
@@ -44,33 +48,36 @@ def data_of(text):
 def test_it_says_what_was_run_and_how_good_it_is(tmp_path):
     text = write(tmp_path / "report.html")
     for part in ('<th scope="row">versions.torch</th><td>2.15</td>', "&lt;b&gt;scan&lt;/b&gt; &amp; more",
-                 "<td>27.25</td>", "<td>30.12</td>", "<td>–</td>", "0.00321", "sigma", "data residual",
+                 "<td>27.25</td>", "<td>30.12</td>", "<td>–</td>", "0.00321", "noise level sigma", "data residual",
+                 "FDK of the views used", "PSNR (dB) ↑", "inter-slice error ↓", "lower is better",
+                 "<dd>2 min 5 s</dd>", "&lt;i&gt;", "PSNR of each slice", "inter-slice error of each pair",
                  "Volumes are shown at full resolution."):
         assert part in text, part
     assert "<script>alert" not in text and "<b>scan" not in text
-    assert text.count("<polyline") == 2 and text.count("<tr") >= 4 + 5
+    assert text.count("<svg") == 2 and text.count("<img") == 1 and text.count("<tr") >= 4 + 5
+    assert text.index('id="viewer"') < text.index("<table")     # pictures first
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_it_loads_nothing(tmp_path):
     text = write(tmp_path / "report.html")
-    assert re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)""", text) == []
-    assert "@import" not in text and "url(" not in text
+    assert re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", text) == []
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
 
 
 def test_a_run_without_truth_metrics_or_history(tmp_path):
-    text = write(tmp_path / "report.html", {"recon": a_set()["recon"]}, metrics={}, history=[])
+    text = write(tmp_path / "report.html", {"recon": a_set()["recon"]}, metrics={}, history=[], slices={})
     assert "no ground truth" in text and "Nothing was recorded" in text
     assert list(data_of(text)["volumes"]) == ["recon"]
     text = write(tmp_path / "report.html", {}, history=[{"level": 0, "residual": float("nan")}])
     assert "Nothing was recorded" in text
     text = write(tmp_path / "report.html", history=[{"level": 0, "residual": 0.25}])       # no sigma, one level
-    assert text.count("<polyline") == 1
+    assert "data residual" in text and "noise level sigma" not in text
 
 
-@pytest.mark.parametrize("modality, unit", [("CT", 0.5), ("MR", None)])
+@pytest.mark.parametrize("modality, unit", [("ct", 0.5), ("mr", None)])
 def test_volumes_come_back_with_their_place(tmp_path, modality, unit):
-    volumes = a_set(scale=0.5 if modality == "CT" else 300.0)
+    volumes = a_set(scale=0.5 if modality == "ct" else 300.0)
     data = data_of(write(tmp_path / "report.html", volumes, modality=modality))
     assert list(data["volumes"]) == list(volumes) and data["baseline"] == "FBP-LV"
     for name, volume in volumes.items():
@@ -84,9 +91,9 @@ def test_volumes_come_back_with_their_place(tmp_path, modality, unit):
 
 
 def test_constant_mr_and_extreme_ct_values(tmp_path):
-    for array, modality in ((np.full((2, 3, 4), 7.5), "MR"), (np.full((2, 3, 4), 1e6), "CT")):
+    for array, modality in ((np.full((2, 3, 4), 7.5), "mr"), (np.full((2, 3, 4), 1e6), "ct")):
         (tmp_path / "v.nii.gz").write_bytes(to_nifti(Volume(array.astype(np.float32)), modality))
-        assert np.all(read_volume(tmp_path / "v.nii.gz").array == (7.5 if modality == "MR" else 32767))
+        assert np.all(read_volume(tmp_path / "v.nii.gz").array == (7.5 if modality == "mr" else 32767))
 
 
 def test_pooled_voxels_are_means_in_the_middle_of_theirs():
@@ -112,12 +119,12 @@ def test_large_volumes_are_averaged_and_the_page_says_so(tmp_path):
 
 def test_thick_slices_are_kept_apart():
     volumes = {"recon": Volume(np.random.default_rng(0).normal(0, 300, (20, 64, 64)).astype(np.float32), (1, 1, 5))}
-    encoded, factors = report._fit(volumes, "CT", 20_000)
+    encoded, factors = report._fit(volumes, "ct", 20_000)
     assert factors[0] == 1 and factors[1] == factors[2] > 1 and len(encoded["recon"]) <= 20_000
 
 
 def test_what_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="accepted: CT, MR"):
+    with pytest.raises(ValueError, match="accepted: ct, mr"):
         write(tmp_path / "report.html", modality="PET")
     with pytest.raises(ValueError, match="one grid"):
         write(tmp_path / "report.html", {**a_set(), "IR": Volume(np.zeros((2, 2, 2), np.float32))})
@@ -158,6 +165,7 @@ def test_a_browser_draws_it_and_all_panels_move_together(tmp_path, open_browser)
     assert browser.run("report.panels.map(({name}) => name)") == ["GT", "FBP-LV", "recon", "error"]
     assert min(count for count, *_ in browser.run(PIXELS)) > 20
     assert browser.run("document.getElementById('window').textContent") == "full rangelungsoft tissuebone"
+    assert browser.run("document.getElementById('window').selectedOptions[0].textContent") == "bone"
 
     # The block lies to the patient's left and, with y against LPS, in the back: lower right. The upper half of the
     # array is, with z against LPS, below.
@@ -189,8 +197,8 @@ def test_a_browser_draws_it_and_all_panels_move_together(tmp_path, open_browser)
     browser.wait_for(f"{PLACES}[3][2] > {scrolled[0][2]}")
 
     here = browser.run(PLACES)
-    choose(browser, "baseline", "IR")
-    browser.wait_for("report.panels[1].name === 'IR' && report.panels[1].caption.textContent.includes('IR')")
+    choose(browser, "baseline", "SIRT of the views used")
+    browser.wait_for("report.panels[1].name === 'IR' && report.panels[1].caption.textContent.includes('SIRT')")
     assert browser.run(PLACES) == here
     choose(browser, "window", "soft tissue")
     assert browser.run("report.panels.map(({nv}) => [nv.volumes[0].cal_min, nv.volumes[0].cal_max])") == [
@@ -203,12 +211,12 @@ def test_a_browser_draws_it_and_all_panels_move_together(tmp_path, open_browser)
 
 
 def test_without_truth_in_mr(tmp_path, open_browser):
-    write(tmp_path / "report.html", a_set(names=("ATy", "recon")), modality="MR", window=(0, 1000))
+    write(tmp_path / "report.html", a_set(names=("ATy", "recon")), modality="mr", window=(0, 1000))
     browser = open_browser()
     browser.open(tmp_path / "report.html")
     assert browser.wait_for(READY) == "ready"
     assert browser.run("report.panels.map(({name}) => name)") == ["ATy", "recon"]
-    assert browser.run("document.getElementById('window').textContent") == "full rangeauto"
+    assert browser.run("document.getElementById('window').textContent") == "full range1st to 99th percentile"
     assert browser.problems == []
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import utils.train.slices
-from utils.io.volume import Volume, read_volume, write_volume
+from utils.io.nifti import write_volume
+from utils.io.read import read_volume
+from utils.io.volume import Volume
 from utils.train.slices import (
     SliceSampler,
     check_apart,

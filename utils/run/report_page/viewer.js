@@ -14,7 +14,7 @@
   state.viewer = "loading";
   $("viewer-message").textContent = "Opening the viewer \u2026";
   const NEEDED = "The viewer needs a browser with WebGL2, which this one does not have or has switched off. " +
-    "The tables above are complete without it.";
+    "The rest of this page is complete without it.";
   if (!window.DecompressionStream) return fail(NEEDED);
 
   async function unzip(base64) {
@@ -59,12 +59,13 @@
       files.error = floatFile(files.GT, values(files.recon).map((value, index) => value - truth[index]));
     }
     const fill = (select, names, chosen) => {
-      select.replaceChildren(...names.map((name, index) => new Option(name, index, false, name === chosen)));
+      select.replaceChildren(...names.map((name, index) => new Option(data.names[name] || name, index, false, name === chosen)));
     };
     fill($("planes"), ["all", "axial", "coronal", "sagittal"], "all");
-    fill($("window"), data.presets.map((preset) => preset.name));
+    fill($("window"), data.presets.map((preset) => preset.name), data.first);
     fill($("baseline"), baselines, data.baseline);
     $("baseline-label").hidden = baselines.length < 2;
+    $("blink-label").hidden = !hasError;
 
     // One panel each.
     const roles = [["truth", "GT"], ["baseline", data.baseline], ["reconstruction", "recon"], ["error", "error"]]
@@ -111,7 +112,9 @@
     async function show(panel, name) {
       panel.name = name;
       const colours = panel.role === "error" ? "difference" : "gray";
-      const image = await NVImage.new(files[name], `${name}.nii`, colours, 1, null, ...limits(panel));
+      panel.images ??= {};
+      const image = panel.images[name] ??= await NVImage.new(files[name], `${name}.nii`, colours, 1, null, ...limits(panel));
+      [image.cal_min, image.cal_max] = limits(panel);
       while (panel.nv.volumes.length) panel.nv.removeVolume(panel.nv.volumes[0]);
       panel.nv.addVolume(image);
     }
@@ -126,9 +129,10 @@
       for (const panel of panels) {
         const [low, high] = limits(panel), unit = data.unit ? ` ${data.unit}` : "";
         const detail = document.createElement("span");
-        const names = { truth: "truth (GT)", baseline: `baseline (${panel.name})`, error: "error (recon \u2212 GT)" };
+        const shown = data.names[panel.name];
+        const names = { baseline: `baseline: ${shown}`, error: "error: reconstruction \u2212 truth" };
         const title = document.createElement("strong");
-        title.textContent = names[panel.role] || "reconstruction (recon)";
+        title.textContent = names[panel.role] || shown;
         detail.textContent = `${text(low)} to ${text(high)}${unit} `;
         panel.caption.replaceChildren(title, document.createElement("br"), detail);
         if (panel.role === "error") detail.append(Object.assign(document.createElement("i"), { className: "bar" }));
@@ -196,6 +200,19 @@
       await show(panels.find(({ role }) => role === "baseline"), baselines[Number($("baseline").value)]);
       rewindow();
       goTo(here);
+    });
+    let blinking = 0;
+    $("blink").addEventListener("change", async () => {
+      const panel = panels.find(({ role }) => role === "reconstruction");
+      const turn = async (name) => {
+        const here = place;
+        await show(panel, name);
+        label();
+        goTo(here);
+      };
+      clearInterval(blinking);
+      if ($("blink").checked) blinking = setInterval(() => turn(panel.name === "recon" ? "GT" : "recon"), 700);
+      else await turn("recon");
     });
     window.addEventListener("resize", layout);
     for (const { nv } of panels) nv.setSliceType(layout());

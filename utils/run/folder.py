@@ -1,0 +1,108 @@
+"""Where a run's folder is, and which process it belongs to."""
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from utils.io.files import ROOT, plain_name
+
+try:
+    import fcntl
+except ImportError:     # Windows
+    fcntl = None
+
+SHIPPED_PRIORS = ROOT / "demo"
+WITHOUT_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)     # of network file systems
+
+
+def noise_label(level: float) -> str:
+    """A simulated measurement's noise as a folder name: clean, gaussian-<variance> or poisson-<photons>."""
+    return "clean" if level == 0 else f"{'gaussian' if level < 100 else 'poisson'}-{level:g}"
+
+
+def task_label(options) -> str:
+    """<task>-<degree>, or "all-views" of a measured scan that is used whole."""
+    return f"{options.task}-{options.degree}" if options.degree else "all-views"
+
+
+def data_name(options) -> str:
+    """The name of what is reconstructed: the measured projections, else the volume."""
+    return plain_name(getattr(options, "projections", None) or options.data)
+
+
+def prior_name(options) -> str:
+    """The name of the prior's config, and of its weights where they may be of more than one prior.
+
+    A prior of one's own stands behind the config's name, <config>+<folder>-<file>, so that priors of one config do not
+    share a folder. Weights that come with the program or are named like their config need no such mark.
+    """
+    if not options.config_path:
+        return "no-prior"
+    config, weights = plain_name(options.config_path), getattr(options, "checkpoint_path", None)
+    if not weights or weights.stem == config or weights.resolve().is_relative_to(SHIPPED_PRIORS):
+        return config
+    return f"{config}+{plain_name(weights.resolve().parent)}-{weights.stem}"
+
+
+def parent_folder(options, modality: str) -> Path:
+    """<output-dir>/<config name>/<data name>/[CBCT/]<task>-<degree>/<method>/<problem>, for "ct" or "mr".
+
+    Of measured projections, <problem> is "measured", else the noise that was simulated.
+    """
+    problem = "measured" if getattr(options, "projections", None) else noise_label(options.sino_noise)
+    return Path(options.output_dir, prior_name(options), data_name(options), *["CBCT"] * (modality == "ct"),
+                task_label(options), options.method, problem)
+
+
+def new_folder(parent: Path) -> Path:
+    """A folder below ``parent`` named after the time, new even where two runs start in the same second."""
+    parent.mkdir(parents=True, exist_ok=True)
+    stamp, copy = datetime.now().strftime("%y%m%d_%H%M%S"), 0
+    while True:
+        folder = parent / (stamp + (f"-{copy}" if copy else ""))
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            copy += 1
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a run ended well: the figure is the last that it writes, and its state then goes."""
+    return (folder / "panel.png").exists() and not (folder / "state.pt").exists()
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process, and clear what an interrupted one left half-written there.
+
+    The lock is the system's, on the folder itself: it leaves no file, and ends with the process however that ends.
+    Where there are no such locks (Windows, some network file systems) nothing is held.
+
+    Raises:
+        ValueError: another process holds the folder.
+    """
+    if fcntl is None:
+        _clear(folder)
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another process is at work on this run; accepted: one at a time") from None
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+        _clear(folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _clear(folder: Path) -> None:
+    for leftover in folder.glob(".partial-*"):
+        leftover.unlink(missing_ok=True)
