@@ -1,6 +1,7 @@
 """Files that are complete or not there, and what is in them."""
 import hashlib
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,6 +9,20 @@ PLAIN_ENDINGS = (".nii.gz", ".nii", ".npy", ".mha", ".mhd", ".nrrd", ".nhdr", ".
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("algorithms", "models", "op", "physics", "utils/cli", "utils/io", "utils/run")     # that a run uses
 SOURCES = (".py", ".cpp", ".cu", ".h")
+
+ENDINGS = re.compile(r"\.(nii|nii\.gz|npy|mha|mhd|nrrd|nhdr|tiff?|ya?ml)$", re.IGNORECASE)
+
+
+def plain_name(path: str | Path) -> str:
+    """What a file or folder is called in the names of results: one part of a path, not empty, no dots alone.
+
+    Of a file, without one of the `ENDINGS`; a folder's name stays whole. Characters that cannot be printed (of names
+    that are not UTF-8, say) become "_".
+    """
+    name = os.path.basename(os.path.abspath(path))
+    stem = name if os.path.isdir(path) else ENDINGS.sub("", name)
+    stem = stem.lstrip(".") or name.strip(".") or "unnamed"
+    return "".join(letter if letter.isprintable() else "_" for letter in stem)
 
 
 @contextmanager

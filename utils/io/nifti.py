@@ -1,5 +1,6 @@
 """NIfTI-1 and NIfTI-2 files: nibabel knows the header and writes; what it would take without a word is refused here."""
 import gzip
+import logging
 import math
 import zlib
 from pathlib import Path
@@ -8,10 +9,14 @@ import nibabel as nib
 import numpy as np
 
 from utils.io.files import complete_file
+from utils.io.upright import upright
 from utils.io.volume import Volume
 
+log = logging.getLogger(__name__)
 SUFFIXES = (".nii", ".nii.gz")
 SPACINGS, FARTHEST = (1e-4, 1e4), 1e6    # mm: of a voxel, and from the origin, that a patient or a sample can have
+LARGEST = 1e12                           # value of a voxel: squares of it can still be summed in float32
+APART = 0.1                              # voxels between the places of sform and qform, from which on it is said
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}    # by sizeof_hdr, which the file begins with
 LPS = np.diag([-1.0, -1.0, 1.0])         # NIfTI's coordinates grow to the right and the front
 METRES, MICROMETRES = 1, 3               # units of xyzt_units that aren't mm
@@ -29,8 +34,8 @@ def read_nifti(path: str | Path) -> Volume:
         OSError: The file cannot be opened.
     """
     path = Path(path)
-    array, header = _read(path, (3,))
-    affine = _affine(header)
+    array, header = _read(path, volume=True)
+    affine = _affine(path, header, array.shape[::-1])
     spacing, origin = np.linalg.norm(affine[:, :3], axis=0), affine[:, 3]
     if not ((spacing >= SPACINGS[0]) & (spacing <= SPACINGS[1])).all():
         raise ValueError(f"{path}: voxels of {' x '.join(f'{step:g}' for step in spacing)} mm; accepted: "
@@ -38,19 +43,21 @@ def read_nifti(path: str | Path) -> Volume:
     if not (np.abs(origin) <= FARTHEST).all():
         raise ValueError(f"{path}: origin {', '.join(f'{place:g}' for place in origin)} mm; accepted: up to "
                          f"{FARTHEST:g} mm")
-    volume = Volume.at(array, affine[:, :3], origin)
-    axes = np.reshape(volume.direction, (3, 3))
-    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
-        raise ValueError(f"{path}: axes that are not orthogonal; accepted: right angles")
+    try:
+        volume, resampled = upright(array, affine[:, :3], origin)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if resampled:
+        log.warning("%s: %s", path, resampled)
     return volume
 
 
 def read_nifti_array(path: str | Path) -> np.ndarray:
-    """The rescaled values of a NIfTI file of two or three axes, float32, the file's first axis last.
+    """The rescaled values of a NIfTI file of any number of axes, float32, the file's first axis last.
 
     Raises as `read_nifti`; where the voxels lie is not looked at.
     """
-    return _read(Path(path), (2, 3))[0]
+    return _read(Path(path), volume=False)[0]
 
 
 def write_volume(path: str | Path, volume: Volume) -> None:
@@ -71,17 +78,16 @@ def write_volume(path: str | Path, volume: Volume) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def _read(path: Path, axes: tuple[int, ...]) -> tuple[np.ndarray, nib.Nifti1Header]:
-    """Checked values (float32, the file's first axis last) and header of a file that has so many ``axes``."""
+def _read(path: Path, volume: bool) -> tuple[np.ndarray, nib.Nifti1Header]:
+    """Checked values (float32, the file's first axis last) and header; of a ``volume`` with three axes."""
     packed = path.name.lower().endswith(".gz")
     try:
         with (gzip.open if packed else open)(path, "rb") as stream:
             header = _header(path, stream)
             kind, size = header.get_data_dtype(), _size(path, header)
-            if len(size) not in axes:
-                raise ValueError(f"{path}: {len(size)}D image of size {' x '.join(map(str, size))}; accepted: "
-                                 f"{' or '.join(f'{count}D' for count in axes)}")
             voxels, begin = " x ".join(map(str, size)), int(header["vox_offset"])
+            if volume and len(size) != 3:
+                raise ValueError(f"{path}: {len(size)}D image of size {voxels}; accepted: 3D")
             needed = math.prod(size) * kind.itemsize
             most = path.stat().st_size * (RATIO if packed else 1) - begin    # looked at before any memory is taken
             if most < needed:
@@ -118,9 +124,9 @@ def _rescaled(path: Path, stored: np.ndarray, header: nib.Nifti1Header) -> np.nd
     with np.errstate(over="ignore", invalid="ignore"):
         for target, plane in zip(array, stored):
             target[...] = plane if slope is None else plane * np.float64(slope) + inter
-            bad += target.size - int(np.isfinite(target).sum())
+            bad += target.size - int((np.abs(target) <= LARGEST).sum())     # False for NaN
     if bad:
-        raise ValueError(f"{path}: {bad} voxels are NaN, infinite or beyond float32; accepted: finite values")
+        raise ValueError(f"{path}: {bad} voxels are NaN, infinite or beyond {LARGEST:g}; accepted: finite values")
     return array
 
 
@@ -166,8 +172,8 @@ def _header(path: Path, stream) -> nib.Nifti1Header:
             (header["sform_code"] > 0 and not (np.isfinite(sform).all() and (column > 0).all()),
              "sform", sform.tolist(), "finite numbers, axes of a length"),
             (header["sform_code"] > 0 >= header["qform_code"] and axes > 2
-             and not np.allclose(column, step[1:4], rtol=0.01), "sform", column.tolist(),
-             f"axes as long as pixdim, {step[1:4].tolist()}")):
+             and not np.allclose(column, step[1:4], rtol=0.5), "sform", column.tolist(),
+             f"axes about as long as pixdim, {step[1:4].tolist()}")):
         if bad:
             raise ValueError(f"{path}: cannot be read as NIfTI ({name} is {found}; accepted: {accepted})")
     header["pixdim"][0] = -1 if step[0] < 0 else 1      # qfac
@@ -177,10 +183,18 @@ def _header(path: Path, stream) -> nib.Nifti1Header:
     return header
 
 
-def _affine(header: nib.Nifti1Header) -> np.ndarray:
-    """The 3x4 matrix from indices x, y, z to LPS millimetres."""
-    if header["qform_code"] > 0 or header["sform_code"] > 0:
-        affine = LPS @ header.get_best_affine()[:3]
-    else:
-        affine = np.eye(3, 4) * header["pixdim"][1:4, None].astype(float)
-    return affine * {METRES: 1e3, MICROMETRES: 1e-3}.get(int(header["xyzt_units"]) & 7, 1.0)
+def _affine(path: Path, header: nib.Nifti1Header, size: tuple[int, ...]) -> np.ndarray:
+    """The 3x4 matrix from indices x, y, z to LPS millimetres: the sform, else the qform, else the spacing alone.
+
+    (nibabel's `get_best_affine`.) A line says so where sform and qform are both there and differ.
+    """
+    unit = {METRES: 1e3, MICROMETRES: 1e-3}.get(int(header["xyzt_units"]) & 7, 1.0)
+    sform = header.get_best_affine()
+    if header["sform_code"] > 0 and header["qform_code"] > 0:
+        corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*np.subtract(size, 1), 1]
+        apart = (sform - header.get_qform())[:3] @ corners.T
+        voxels = (sform[:3, :3] / np.square(sform[:3, :3]).sum(0)).T @ apart
+        if np.linalg.norm(voxels, axis=0).max() > APART:
+            log.warning("%s: its sform and qform differ by up to %.3g mm; the sform is used", path,
+                        np.linalg.norm(apart, axis=0).max() * unit)
+    return LPS @ sform[:3] * unit
