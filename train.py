@@ -103,7 +103,8 @@ def set_up(args: Namespace, config, device, processes):
     from models.window import CT_WINDOW
     from utils.cli import choices
     from utils.train.precision import choose_precision
-    from utils.train.slices import MR_PERCENTILE, find_volumes
+    from utils.io.intensity import MR_WINDOWS
+    from utils.train.slices import find_volumes
     from utils.train.training import Training
 
     torch.manual_seed(args.seed)
@@ -114,7 +115,7 @@ def set_up(args: Namespace, config, device, processes):
         load_weights(network, args.init)
     # On CUDA in the layout that convolutions in half precision are fastest in.
     network.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format)
-    window = list(CT_WINDOW) if args.modality == "ct" else f"minimum to {MR_PERCENTILE}th percentile"
+    window = list(CT_WINDOW) if args.modality == "ct" else MR_WINDOWS[0]
     precision = choose_precision(args.precision, device)
     digest = hashlib.sha256(repr(sorted(config.to_dict().items())).encode()).hexdigest()[:12]
     training = Training(network, args.output, config.model.ema_rate, precision, processes,

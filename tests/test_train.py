@@ -112,7 +112,7 @@ def test_the_loss_falls_and_the_checkpoints_load(run, config_path, modality):
     checkpoint, prior = read_checkpoint(folder / "checkpoint.pth"), read_checkpoint(folder / "prior.pth")
     assert set(checkpoint) == {"optimizer", "model", "ema", "step", "scaler", "run", "prior"}
     assert checkpoint["step"] == 60 and set(checkpoint["ema"]) == {"decay", "num_updates", "shadow_params"}
-    window = [-1000, 1600] if modality == "ct" else "minimum to 99.9th percentile"
+    window = [-1000, 1600] if modality == "ct" else "percentile"
     assert set(prior) == {"model", "prior"}
     assert checkpoint["prior"] == prior["prior"] == {
         "modality": modality, "window": window} | score_settings(load_config(config_path))
@@ -375,6 +375,20 @@ def refused_after(capsys, call, *arguments):
         call(*arguments)
     assert stop.value.code == 2
     return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("change, status, reason", [
+    (lambda hu: hu + 1024, 0, "HU with 1024 added"), (lambda hu: (hu + 1000) / 2600, 2, "are no HU .scaled to 0..1")])
+def test_volumes_that_are_no_hu_are_named(flags, scan, tmp_path, capsys, change, status, reason):
+    values = change(sitk.GetArrayFromImage(sitk.ReadImage(str(scan))).astype(np.float32))
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "other.nii"))
+    call = flags("out", "--steps", 1, "--data", tmp_path / "other.nii")
+    if status:
+        message = refused(capsys, train.main, call)
+    else:
+        train.main(call)
+        message = capsys.readouterr().err
+    assert re.search(f"other.nii: .*{reason}", message) and message.count("\n") == 1
 
 
 def test_a_checkpoint_that_lacks_something_is_one_line(run, flags, tmp_path, capsys):

@@ -10,13 +10,15 @@ from utils.io.volume import Volume
 log = logging.getLogger(__name__)
 
 
-def read_volume(path: str | Path, orientation: str | None = None, series: str | None = None) -> Volume:
+def read_volume(path: str | Path, orientation: str | None = None, series: str | None = None,
+                modality: str | None = None) -> Volume:
     """Read a scalar 3D NIfTI file, or a folder with a CT or MR series in DICOM.
 
     Args:
         path: The file or folder.
         orientation: Three letters to flip and permute the axes to, see `Volume.oriented`; None: as stored.
         series: Chooses one of several in a folder, see `utils.io.dicom.read_series`.
+        modality: "ct" or "mr": refuse a DICOM series of the other; a NIfTI file does not say.
 
     Raises:
         FileNotFoundError: There is nothing of that name.
@@ -24,7 +26,7 @@ def read_volume(path: str | Path, orientation: str | None = None, series: str | 
     """
     path = Path(path)
     if path.is_dir():
-        volume = read_series(path, series)
+        volume = read_series(path, series, modality)
     elif not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     elif not path.is_file():
@@ -47,7 +49,7 @@ def read_unit_ct(path: str | Path, begin: int, end: int, size: int, window: tupl
     ``size`` x ``size``. It is said which slices these are, what lies beyond the window, and what speaks against HU.
     Raises as `read_volume`, `check_ct` and `Volume.crop`, and ValueError where all is one value.
     """
-    volume = read_volume(path, "LPS", series)
+    volume = read_volume(path, "LPS", series, "ct")
     try:
         if doubt := check_ct(volume.array):
             log.warning("%s: %s", path, doubt)

@@ -453,8 +453,9 @@ def test_folders_inside_that_hold_series_are_named(tmp_path):
 
 def test_another_modality_than_the_wanted_is_refused(tmp_path):
     folder = write(tmp_path / "scan", volume(), **{"0008|0060": "MR"})
-    with pytest.raises(ValueError, match="modality MR; accepted: CT$"):
-        read_series(folder, modality="ct")
+    for read in (lambda: read_series(folder, modality="ct"), lambda: read_unit_ct(folder, 0, 0, 16, (-1000, 1600))):
+        with pytest.raises(ValueError, match="modality MR; accepted: CT$"):
+            read()
     assert len(read_series(folder, modality="mr").array) == 6
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import utils.train.slices
+from utils.io.intensity import mr_window
 from utils.io.nifti import write_volume
 from utils.io.read import read_volume
 from utils.io.volume import Volume
@@ -31,7 +32,8 @@ def test_mr_slices_contain_z_one_for_every_y():
     array = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
     slices = mr_slices(Volume(array))
     assert slices.shape == (4, 5, 3)
-    assert torch.allclose(slices[2, 3] * np.percentile(array, 99.9), torch.from_numpy(array[:, 2, 3]))
+    low, high = mr_window(array)
+    assert torch.allclose(low + slices[2, 3] * (high - low), torch.from_numpy(array[:, 2, 3]))
 
 
 def test_bright_outliers_do_not_darken_the_tissue():
@@ -90,7 +92,7 @@ def reads(monkeypatch):
 @pytest.mark.parametrize("modality", ["ct", "mr"])
 def test_cached_slices_are_those_of_the_volume(scan, reads, modality, tmp_path):
     made = [volume_slices(scan, modality, tmp_path / "cache") for _ in range(2)]
-    expected = (ct_slices(read_volume(scan, "LPI")) if modality == "ct" else mr_slices(read_volume(scan))).half()
+    expected = (ct_slices(read_volume(scan, "LPS")) if modality == "ct" else mr_slices(read_volume(scan))).half()
     assert len(reads) == 1 and len(made[1]) == len(expected) and made[1][0].dtype == np.float16
     for i, image in enumerate(expected):
         assert np.array_equal(made[1][i], image)
