@@ -63,7 +63,7 @@ def scan(tmp_path_factory):
 @pytest.fixture(scope="module")
 def held_out(scan, tmp_path_factory):
     path = tmp_path_factory.mktemp("held_out") / "other.nii.gz"
-    sitk.WriteImage(sitk.Flip(sitk.ReadImage(str(scan)), (False, False, True)), str(path))
+    sitk.WriteImage(sitk.ReadImage(str(scan)) + 30, str(path))
     return path.parent
 
 
