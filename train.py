@@ -140,7 +140,7 @@ def load_slices(args: Namespace, size: int, processes):
             return error
 
     seeds = range(args.phantom_seed, args.phantom_seed + args.phantoms)
-    makers = {path: lambda path=path: load(path) for path in find_volumes([*args.data, *args.validation])}
+    makers: dict = {path: lambda path=path: load(path) for path in find_volumes([*args.data, *args.validation])}
     makers |= {seed: lambda seed=seed: phantom_slices(seed, args.modality, size, args.cache) for seed in seeds}
     # Volumes that are not in the cache are read now; several processes first share that, then find the files there.
     for make in steadily(list(makers.values())[processes.rank::processes.count], "reading volumes"):
@@ -227,10 +227,10 @@ def report(args: Namespace, config, training, monitor, validation) -> None:
     if step and args.sample_every and (step % args.sample_every == 0 or last):
         noise = noise_source(Independent(), (SAMPLES, 1, *[config.data.image_size] * 2),
                              torch.Generator().manual_seed(args.seed), device)
-        levels = sigma_levels(SAMPLE_LEVELS, low, high)
+        sigmas = sigma_levels(SAMPLE_LEVELS, low, high)
         with averaged_weights(training.network, training.ema) as network:
             images = sample(lambda x, sigma: network(x, torch.full((SAMPLES,), sigma, device=device)),
-                            lambda x0, sigma: x0, noise, levels, DDIM(), noisy(noise, float(levels[0])))
+                            lambda x0, sigma: x0, noise, sigmas, DDIM(), noisy(noise, float(sigmas[0])))
         monitor.picture("samples", step, (images + 1) / 2 if config.data.centered else images)
 
 

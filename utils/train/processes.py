@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -71,7 +72,8 @@ def ahead(function: Callable, items: Iterable) -> Iterator:
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """Collect SIGINT (Ctrl-C) and SIGTERM in the list that this gives; a second one is as it was before."""
-    received, before = [], {}
+    received: list[int] = []
+    before: dict[int, Any] = {}
 
     def receive(number, frame):
         received.append(number)

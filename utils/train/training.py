@@ -98,7 +98,7 @@ class Training:
         run: settings by name, that must stay as they are for a resumed run to be the uninterrupted one.
     """
 
-    def __init__(self, network: torch.nn.Module, folder: Path, ema_rate: float, precision: str, processes: Processes,
+    def __init__(self, network: Any, folder: Path, ema_rate: float, precision: str, processes: Processes,
                  prior: dict, run: dict):
         self.network, self.folder, self.precision, self.processes = network, folder, precision, processes
         self.prior, self.run, self.step = prior, run, 0
@@ -151,7 +151,8 @@ class Training:
         self.scaler.scale(loss).backward()
         # One message for the gradients, the loss and whether to stop: all processes go the same way.
         loss, asked = loss.detach(), torch.tensor(float(stop), device=x0.device)
-        self.processes.average([*(parameter.grad for parameter in self.parameters), loss, asked])
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        self.processes.average([*gradients, loss, asked])
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(norm)):
