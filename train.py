@@ -102,8 +102,8 @@ def set_up(args: Namespace, config, device, processes):
     from models.prior import score_settings
     from models.window import CT_WINDOW
     from utils.cli import choices
-    from utils.train.precision import choose_precision
     from utils.io.intensity import MR_WINDOWS
+    from utils.train.precision import choose_precision
     from utils.train.slices import find_volumes
     from utils.train.training import Training
 
@@ -143,7 +143,7 @@ def load_slices(args: Namespace, size: int, processes):
     makers: dict = {path: lambda path=path: load(path) for path in find_volumes([*args.data, *args.validation])}
     makers |= {seed: lambda seed=seed: phantom_slices(seed, args.modality, size, args.cache) for seed in seeds}
     # Volumes that are not in the cache are read now; several processes first share that, then find the files there.
-    for make in steadily(list(makers.values())[processes.rank::processes.count], "reading volumes"):
+    for make in steadily(list(makers.values())[processes.rank::processes.count], "reading volumes", processes.rank > 0):
         make()
     stacks = {}
     for name, make in makers.items():
@@ -153,7 +153,7 @@ def load_slices(args: Namespace, size: int, processes):
         else:
             stacks[name] = stack
     held_out = {path: stacks.pop(path) for path in find_volumes(args.validation) if path in stacks}
-    real = {path: stacks.pop(path) for path in list(stacks) if path not in seeds}
+    real = {path: stacks.pop(path) for path in list(stacks) if isinstance(path, Path)}
     check_apart(real, held_out)
     return (SliceSampler([list(real.values()), list(stacks.values())], size, args.modality),
             SliceSampler([list(held_out.values())], size, args.modality) if held_out else None)

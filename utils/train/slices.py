@@ -70,8 +70,8 @@ def mr_slices(volume: Volume) -> torch.Tensor:
     """
     least, most = float(volume.array.min()), float(volume.array.max())
     if not least < np.percentile(volume.array, PERCENTILES[1]):
-        raise NoContrast(f"all voxels have one value, {least:g}, up to the {PERCENTILES[1]}th percentile; the largest is "
-                         f"{most:g}")
+        raise NoContrast(f"all voxels have one value, {least:g}, up to the {PERCENTILES[1]}th percentile; the largest "
+                         f"is {most:g}")
     unit = scale_to_unit(volume.array, *mr_window(volume.array))
     return torch.from_numpy(np.ascontiguousarray(unit.transpose(1, 2, 0)))
 
@@ -79,8 +79,8 @@ def mr_slices(volume: Volume) -> torch.Tensor:
 class CachedSlices:
     """Slices [n, h, w] of a file in the cache, float16.
 
-    ``slices[i]`` reads one; between two reads no file is open, so that there may be more volumes than a process may open
-    files.
+    ``slices[i]`` reads one; between two reads no file is open, so that there may be more volumes than a process may
+    open files.
     """
 
     def __init__(self, path: Path):
@@ -119,7 +119,8 @@ def check_apart(training: dict[Path, CachedSlices], validation: dict[Path, Cache
 def volume_slices(path: Path, modality: str, cache: Path) -> CachedSlices:
     """The slices ("ct": `ct_slices` of the axes LPS, "mr": `mr_slices`) of a NIfTI file, read from it the first time.
 
-    The cache knows the file by its path, size and time of change. What speaks against HU in a CT is said when it is read.
+    The cache knows the file by its path, size and time of change. What speaks against HU in a CT is said when it is
+    read.
 
     Raises:
         NoContrast: all slices would have one value, by the file's name.
