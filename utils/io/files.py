@@ -5,11 +5,9 @@ import re
 from contextlib import contextmanager
 from pathlib import Path
 
-PLAIN_ENDINGS = (".nii.gz", ".nii", ".npy", ".mha", ".mhd", ".nrrd", ".nhdr", ".tif", ".tiff", ".yaml", ".yml")
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("algorithms", "models", "op", "physics", "utils/cli", "utils/io", "utils/run")     # that a run uses
 SOURCES = (".py", ".cpp", ".cu", ".h")
-
 ENDINGS = re.compile(r"\.(nii|nii\.gz|npy|mha|mhd|nrrd|nhdr|tiff?|ya?ml)$", re.IGNORECASE)
 
 
@@ -90,11 +88,3 @@ def save_tensors(path: str | Path, content: dict) -> None:
             torch.save(content, partial)
         except RuntimeError as error:       # of a full disk
             raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0][:120]})") from None
-
-
-def plain_name(path: Path) -> str:
-    """A file's or folder's name without its known ending, safe as the name of a folder: never empty, "." or ".."."""
-    name = path.name if path.name not in ("", ".", "..") else path.resolve().name
-    ending = next((ending for ending in PLAIN_ENDINGS if name.lower().endswith(ending)), "")
-    short = name[:len(name) - len(ending)]
-    return short if short not in ("", ".", "..") else name or "root"

@@ -4,6 +4,7 @@ import logging
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -151,7 +152,7 @@ def _header(path: Path, stream) -> nib.Nifti1Header:
         raise ValueError(f"{path}: cannot be read as NIfTI (no header of NIfTI-1 or NIfTI-2 in one file)")
     dim, axes = header["dim"].tolist(), int(header["dim"][0])
     step, code = header["pixdim"].astype(float), int(header["datatype"])
-    kind: np.dtype = nib.nifti1.data_type_codes.dtype.get(code, np.dtype("V"))
+    kind: Any = nib.nifti1.data_type_codes.dtype.get(code, np.dtype("V"))
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     quatern = np.array([header[f"quatern_{letter}"] for letter in "bcd"], float)
     offset = np.array([header[f"qoffset_{letter}"] for letter in "xyz"], float)

@@ -190,6 +190,11 @@ def _read_npy(path: Path) -> np.ndarray:
         return np.array(stored, np.float32, order="C")
 
 
+def _read_nifti(path: Path) -> np.ndarray:
+    array = read_nifti_array(path)
+    if array.ndim not in (2, 3):
+        raise ValueError(f"{path}: an array of shape {array.shape}; accepted: views x v x u, or v x u for one view")
+    return array
 
 
 def _files_of_views(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ def read_volume(path: str | Path, orientation: str | None = None, series: str | 
         path: The file or folder.
         orientation: Three letters to flip and permute the axes to, see `Volume.oriented`; None: as stored.
         series: Chooses one of several in a folder, see `utils.io.dicom.read_series`.
-        modality: "ct" or "mr": refuse a DICOM series of the other; a NIfTI file does not say.
+        modality: "ct" or "mr" where only that is wanted; a file doesn't say which it is.
 
     Raises:
         FileNotFoundError: There is nothing of that name.
