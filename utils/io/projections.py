@@ -157,7 +157,7 @@ def read_projections(path: str | Path, images: tuple[str, ...] = ()) -> np.ndarr
     if suffix in READERS:
         array = read_image(path)
     else:
-        array = _read_npy(path) if suffix == ".npy" else read_nifti_array(path)
+        array = _read_npy(path) if suffix == ".npy" else _read_nifti(path)
     array = array.reshape((-1, *array.shape[-2:]))
     for k, view in enumerate(array):
         check_finite(f"{path}: view {k}", view)
