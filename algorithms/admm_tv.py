@@ -1,14 +1,18 @@
 """Reconstruction with in-plane total variation, without a learned prior."""
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
 from algorithms.cg import cg
+from algorithms.differences import in_plane, in_plane_T
 
 OUTER = 30    # ADMM iterations
 
 
 @torch.no_grad()
-def admm_tv(operator, y, *, lam=3.0, rho=50.0, outer=OUTER, inner=20, callback=None):
+def admm_tv(operator: Any, y: torch.Tensor, *, lam: float = 3.0, rho: float = 50.0, outer: int = OUTER, inner: int = 20,
+            observer: Any = None) -> torch.Tensor:
     """Minimise ``1/2 |A x - y|^2 + lam (|Dx x|_1 + |Dy x|_1)`` over stacks of slices.
 
     ADMM with scaled duals (Boyd et al. 2011, "Distributed optimization and statistical learning via ADMM",
@@ -26,8 +30,7 @@ def admm_tv(operator, y, *, lam=3.0, rho=50.0, outer=OUTER, inner=20, callback=N
         rho: penalty of the split, > 0; it sets the speed, not the solution.
         outer: ADMM iterations, >= 1.
         inner: CG steps in each, >= 1.
-        callback: called after every iteration with a dict: 'level' (0, 1, ...), 'x0' (the present x; not
-            to be changed), 'residual' (relative residual that CG reached).
+        observer: gets ``estimate(iteration, x)`` after every iteration.
 
     Returns:
         x [n, 1, H, W], from x = 0.
@@ -43,27 +46,17 @@ def admm_tv(operator, y, *, lam=3.0, rho=50.0, outer=OUTER, inner=20, callback=N
         raise ValueError(f"outer is {outer} and inner is {inner}; both must be 1 or more")
 
     def normal_operator(x):
-        return torch.add(operator.A_T(operator.A(x)), differences_T(differences(x)), alpha=rho)
+        return torch.add(operator.A_T(operator.A(x)), in_plane_T(in_plane(x)), alpha=rho)
 
     ATy = operator.A_T(y)
     x = torch.zeros_like(ATy)
-    z = differences(x)
+    z = in_plane(x)
     u = torch.zeros_like(z)
     for i in range(outer):
-        x, info = cg(normal_operator, torch.add(ATy, differences_T(z - u), alpha=rho), x, inner)
-        u += differences(x)  # D x + u
+        x, _ = cg(normal_operator, torch.add(ATy, in_plane_T(z - u), alpha=rho), x, inner)
+        u += in_plane(x)  # D x + u
         z = F.softshrink(u, lam / rho)
         u -= z
-        if callback:
-            callback({"level": i, "x0": x, "residual": info.residual})
+        if observer:
+            observer.estimate(i, x)
     return x
-
-
-def differences(x):
-    """Periodic forward differences along H and W: [n, 1, H, W] -> [2, n, 1, H, W]."""
-    return torch.stack([x.roll(-1, axis) - x for axis in (-2, -1)])
-
-
-def differences_T(g):
-    """Adjoint of `differences`: [2, n, 1, H, W] -> [n, 1, H, W]."""
-    return sum(g_axis.roll(1, axis) - g_axis for g_axis, axis in zip(g, (-2, -1)))

@@ -1,5 +1,6 @@
 """Conjugate gradients for symmetric positive semidefinite operators."""
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,8 @@ class CGInfo(NamedTuple):
     residual: float  # |b - N x| / |b| at the end; |b - N x| when b is zero
 
 
-def cg(normal_operator, b, x, iterations):
+def cg(normal_operator: Callable[[torch.Tensor], torch.Tensor], b: torch.Tensor, x: torch.Tensor,
+       iterations: int) -> tuple[torch.Tensor, CGInfo]:
     """Solve ``N x = b`` by conjugate gradients (Hestenes and Stiefel 1952).
 
     Stops early once the residual is so small that it is the rounding of ``N x``: steps along rounding noise

@@ -1,12 +1,12 @@
 """Guidance: the part of a level's step that comes from the measurement through the prior."""
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from algorithms.consistency import check_weights
 
-
-def dps(score, operator, y, w_dps, weights=None):
+def dps(score: Any, problem: Any, w_dps: float) -> Callable:
     """Diffusion posterior sampling: follow the gradient of the misfit with respect to the noisy image x.
 
     ``w_dps grad_x |y - A x0(x)|_W`` with Tweedie's x0(x) = x + sigma^2 s(x, sigma) and ``|r|^2_W = <r, W r>``.
@@ -17,22 +17,19 @@ def dps(score, operator, y, w_dps, weights=None):
 
     Args:
         score: the prior, with ``vjp(x, sigma, v)``: the transposed derivative of its score, applied to v.
-        operator: linear operator with A and A_T, between tensors [n, 1, H, W] and its range.
-        y: measurement, in the range of A.
+        problem: an `algorithms.problem.Problem`; its weights are the diagonal of W.
         w_dps: length of the step, > 0, in units of intensity^2 per unit of y: a steepest-descent step
             does not overshoot below ``2 |A x0 - y| / |A|^2``.
-        weights: diagonal of W, >= 0, broadcastable to y; None is 1 everywhere.
 
     Returns:
         Function (x, x0, sigma) -> what to subtract, all [n, 1, H, W].
 
     Raises:
-        ValueError: w_dps out of range; weights that are negative, not finite or do not fit y.
+        ValueError: w_dps out of range.
     """
     if not 0 < w_dps < math.inf:
         raise ValueError(f"w_dps is {w_dps}; it must be above 0 and finite")
-    if weights is not None:
-        check_weights(weights, y)
+    operator, y, weights = problem.operator, problem.y, problem.weights
 
     def guidance(x, x0, sigma):
         r = operator.A(x0) - y

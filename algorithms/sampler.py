@@ -1,61 +1,68 @@
-"""The diffusion loop: one for CT and MRI, for every consistency step, noise control and re-noising rule."""
+"""The diffusion loop: one for CT and MRI, for every data step, noise control and re-noising rule."""
+from collections.abc import Callable, Iterable
+
 import torch
 
-from algorithms.renoise import renoise
+from algorithms.observer import Observer
 from algorithms.schedule import as_levels
 
 
 @torch.no_grad()
-def sample(score, consistency, noise, sigmas, *, renoise_method, eta=None, guidance=None, x_init=None,
-           final_sigma=None, callback=None, keep=None, start=None):
+def sample(score: Callable, data_step: Callable, noise: Callable[[], torch.Tensor], sigmas: Iterable[float],
+           renoise: Callable, x: torch.Tensor, *, first: int = 0, guidance: Callable | None = None,
+           final_sigma: float | None = None, observer: Observer | None = None) -> torch.Tensor:
     """Reconstruct a stack of slices by posterior sampling with a 2D diffusion prior.
 
-    The loop of ISCS (Du et al. 2026, arXiv 2602.04162): denoise, make consistent with the measurement,
-    re-noise to the next level. The noise comes from ``noise`` everywhere, the first included.
+    The loop of ISCS (Du et al. 2026, arXiv 2602.04162): denoise, make consistent with the measurement, re-noise to the
+    next level.
 
     Args:
         score: function (x, sigma) -> score of the prior at noise level sigma; x [n, 1, H, W].
-        consistency: function (x0, sigma) -> x0, from algorithms.consistency.
-        noise: function () -> [n, 1, H, W], from algorithms.noise; it sets shape and device.
+        data_step: function (x0, sigma) -> x0, from algorithms.data_steps.
+        noise: function () -> [n, 1, H, W], from algorithms.noise.
         sigmas: noise levels, falling, each above 0.
-        renoise_method: one of algorithms.renoise.METHODS.
-        eta: its share of new noise, for the methods that have one; None is their own.
-        guidance: function (x, x0, sigma) -> correction, from algorithms.guidance; it is subtracted from x0
-            before consistency, which has the last word. As every re-noising rule is x0 plus noise, that is
-            the same as from the x of the next level, where DPS has it. None does nothing.
-        x_init: [n, 1, H, W] image to start from, noised to the first level; None starts from noise alone.
+        renoise: function (x0, score, noise, sigma, sigma_next) -> x, from algorithms.renoise.
+        x: [n, 1, H, W] noisy image at the first level: noise alone or with an image to start from, see `noisy`.
+        first: index of the level to begin at, that of x.
+        guidance: function (x, x0, sigma) -> correction, from algorithms.guidance; it is subtracted from x0 before the
+            data step, which has the last word. As every re-noising rule is x0 plus noise, that is the same as from the
+            x of the next level, where DPS has it. None does nothing.
         final_sigma: denoise the last estimate once more, at this level; None does not.
-        callback: called at every level with a dict: 'level' (0, 1, ...), 'sigma', 'x0' (after consistency;
-            not to be changed).
-        keep: function (level, x), called before every level but the first with all that the rest depends on,
-            besides the state of ``noise`` and ``consistency``; x is not to be changed.
-        start: (level, x) that ``keep`` was given, to go on from there; None starts at the first level.
+        observer: gets the estimate of every level, and ``keep(level, x)`` before every level but the first.
 
     Returns:
         The clean estimate [n, 1, H, W].
 
     Raises:
-        ValueError: no level, levels that do not fall or reach 0, x_init of another shape than the noise,
-            unknown renoise_method.
+        ValueError: no level, or levels that do not fall or reach 0.
     """
     sigmas = as_levels(sigmas)
-    first, x = start or (0, sigmas[0] * noise())
-    if start is None and x_init is not None:
-        if x_init.shape != x.shape:
-            raise ValueError(f"x_init is {list(x_init.shape)}; the noise is {list(x.shape)}")
-        x += x_init
     for i, sigma in enumerate(sigmas[first:], first):
         s = score(x, sigma)
         x0 = x + sigma**2 * s  # Tweedie
         if guidance:
             x0 = x0 - guidance(x, x0, sigma)
-        x0 = consistency(x0, sigma)
-        if callback:
-            callback({"level": i, "sigma": sigma, "x0": x0})
+        x0 = data_step(x0, sigma)
+        if observer:
+            observer.estimate(i, x0, sigma)
         if i + 1 < len(sigmas):
-            x = renoise(renoise_method, x0, s, noise(), sigma, sigmas[i + 1], eta)
-            if keep:
-                keep(i + 1, x)
+            x = renoise(x0, s, noise(), sigma, sigmas[i + 1])
+            if observer:
+                observer.keep(i + 1, x)
     if final_sigma is not None:
         x0 = x0 + final_sigma**2 * score(x0, final_sigma)
     return x0
+
+
+def noisy(noise: Callable[[], torch.Tensor], sigma: float, image: torch.Tensor | None = None) -> torch.Tensor:
+    """Noise of level sigma [n, 1, H, W], on top of an image of that shape where one is given.
+
+    Raises:
+        ValueError: an image of another shape than the noise.
+    """
+    x = sigma * noise()
+    if image is None:
+        return x
+    if image.shape != x.shape:
+        raise ValueError(f"the image to start from is {list(image.shape)}; the noise is {list(x.shape)}")
+    return x.add_(image)

@@ -1,5 +1,6 @@
 """Noise levels of the variance-exploding SDE."""
 import math
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -7,7 +8,7 @@ import torch
 T_END = 1e-10  # the last time; sigma(T_END) is sigma_min to within 1e-9
 
 
-def sigma_levels(nfe, sigma_min, sigma_max):
+def sigma_levels(nfe: int, sigma_min: float, sigma_max: float) -> torch.Tensor:
     """The noise levels that a sampler visits, from sigma_max down to sigma_min.
 
     ``sigma(t) = sigma_min (sigma_max / sigma_min)^t`` at ``nfe`` times evenly spaced from 1 to 1e-10
@@ -32,7 +33,7 @@ def sigma_levels(nfe, sigma_min, sigma_max):
     return sigma_min * (sigma_max / sigma_min) ** t
 
 
-def as_levels(sigmas):
+def as_levels(sigmas: Iterable[float]) -> list[float]:
     """Noise levels as a list of floats, after checking that a sampler can walk down them.
 
     Raises:

@@ -1,5 +1,4 @@
 """Weights on disk: the published checkpoint layout, read without running code from the file."""
-import logging
 import pickle
 import struct
 import zipfile
@@ -8,10 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from utils.io.files import complete_file
-from utils.io.volume import CT_WINDOW
-
-log = logging.getLogger(__name__)
 
 # What torch.load raises, besides OSError, for a file that is no checkpoint.
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
@@ -121,35 +116,3 @@ def _check(path, name: str, value, expected: torch.Tensor) -> None:
                          "numbers, dense, on cpu")
     if not torch.isfinite(value.to(expected.dtype)).all():
         raise ValueError(f"{path}: tensor {name} holds NaN or infinite values")
-
-
-def save(path: str | Path, content: dict) -> None:
-    """`torch.save` under a temporary name, renamed when complete."""
-    with complete_file(path) as partial:
-        try:
-            torch.save(content, partial)
-        except RuntimeError as error:       # of a full disk
-            raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0][:120]})") from None
-
-
-def check_prior(content: dict, path: str | Path, modality: str, config, image_size: int | None = None) -> None:
-    """Compare what a checkpoint says of its prior, if it does, with what it is to be used for.
-
-    ``content`` is what `load_weights` returned; its "prior" is written by train.py. ``modality`` is "ct" or "mr",
-    ``config`` what its network was built from, ``image_size`` the width of the slices (None: any is fine). Raises
-    ValueError for another modality, window of CT or preconditioning; another size is only said, as it works less
-    well.
-    """
-    prior = content.get("prior")
-    if not isinstance(prior, dict):
-        return
-    if prior.get("modality") != modality:
-        raise ValueError(f"{path}: a prior of {str(prior.get('modality')).upper()} slices; accepted: {modality.upper()}")
-    if modality == "ct" and list(prior.get("window", ())) != list(CT_WINDOW):
-        raise ValueError(f"{path}: a prior of CT in the window {prior.get('window')} HU; accepted: {list(CT_WINDOW)}")
-    if prior.get("preconditioning") != config.training.preconditioning:
-        raise ValueError(f"{path}: a prior with training.preconditioning: {prior.get('preconditioning')}; its config says "
-                         f"{config.training.preconditioning}")
-    if image_size is not None and prior.get("image_size") != image_size:
-        log.warning("%s: a prior of images of %s pixels on slices of %d: sizes that agree work better", path,
-                    prior.get("image_size"), image_size)

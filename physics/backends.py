@@ -124,11 +124,12 @@ class TorchRadonBeam(LibraryBeam):
     def __init__(self, geometry):
         super().__init__(geometry)
         for name, fits in (("view_vectors", not geometry.view_vectors), ("det_offset", not any(geometry.det_offset)),
+                           ("det_spacing", min(geometry.det_spacing or [1]) > 0),
                            ("volume_centre", not any(geometry.volume_centre)),
                            ("voxel_size", len(set(geometry.voxel_size)) == 1)):
             if not fits:
                 raise _refusal("torch_radon", f"{name} of this geometry is beyond it (it does circular scans with "
-                                              "detector and volume centred, and cubic voxels)")
+                                              "detector and volume centred, positive steps, and cubic voxels)")
         library, volumes = _library("torch_radon"), importlib.import_module("torch_radon.volumes")
         self.voxel = geometry.voxel_size[0]
         (rows, columns), (dv, du) = geometry.det_shape, geometry.det_spacing

@@ -1,27 +1,19 @@
-"""Cone-beam geometries as values, and their YAML files."""
+"""Cone-beam geometries as values."""
 import math
-import re
-import tokenize
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+import reprlib
+from dataclasses import dataclass, replace
 
 import numpy as np
-import yaml
-
-from utils.io.yaml_file import key_name, read_yaml, short
 
 UNITS = ("mm", "voxel")
 NUMBERS = {                                                     # how many, and what they must be
-    "det_shape": (2, "whole"), "det_spacing": (2, "positive"), "det_offset": (2, "finite"),
+    "det_shape": (2, "whole"), "det_spacing": (2, "nonzero"), "det_offset": (2, "finite"),
     "src_dist": (1, "positive"), "det_dist": (1, "positive"), "mu_water": (1, "positive"),
     "volume_shape": (3, "whole"), "voxel_size": (3, "positive"), "volume_centre": (3, "finite")}
 LENGTHS = ("src_dist", "det_dist", "det_spacing", "det_offset", "view_vectors", "voxel_size", "volume_centre")
 AXES = {2: " (v, u)", 3: " (z, y, x)", None: ", one a view"}    # what several numbers are
 ALWAYS = ("det_shape", "det_offset", "volume_centre")           # the others may be None
 CIRCLE = ("angles", "src_dist", "det_dist", "det_spacing")      # what a circular scan needs, beside det_shape
-RANGE = ("start", "stop", "views")                              # evenly spread angles in a YAML file
-MOST_VIEWS = 1_000_000
-POINTLESS = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")         # numbers that YAML 1.1 takes for a text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +23,8 @@ class ConeGeometry:
     Points are (x, y, z) from the isocentre, which is on the rotation axis z at the height of the source. In a
     circular scan, at angle t and with s, d = src_dist, det_dist, the source is at (s sin t, -s cos t, 0) and the
     detector's centre at (-d sin t, d cos t, 0), shifted by `det_offset`; u runs along (cos t, sin t, 0), v along
-    z. `view_vectors` describe any other scan. All lengths are in `unit`.
+    z, and columns and rows against them where their step in `det_spacing` is negative. `view_vectors` describe any
+    other scan. All lengths are in `unit`.
 
     Raises ValueError, one line that names the field, for numbers that are no geometry: not finite, not positive,
     steps along u and v that are parallel, or a volume (its support, one voxel beyond the outer centres) that is
@@ -41,7 +34,7 @@ class ConeGeometry:
     src_dist: float | None = None           # from source to axis
     det_dist: float | None = None           # from axis to detector
     det_shape: tuple                        # pixels (v, u)
-    det_spacing: tuple | None = None        # from pixel to pixel (v, u)
+    det_spacing: tuple | None = None        # from pixel to pixel (v, u); negative: read from the other side
     det_offset: tuple = (0.0, 0.0)          # of the detector's centre (v, u)
     view_vectors: tuple = ()                # instead of all these but det_shape: see `vectors`
     volume_shape: tuple | None = None       # voxels (D, H, W) = (z, y, x)
@@ -52,7 +45,7 @@ class ConeGeometry:
 
     def __post_init__(self):
         if self.unit not in UNITS:
-            raise ValueError(f"unit: expected {' or '.join(UNITS)}, found {short(self.unit)}")
+            raise ValueError(f"unit: expected {' or '.join(UNITS)}, found {_short(self.unit)}")
         if self.unit == "voxel" and self.voxel_size is None:
             object.__setattr__(self, "voxel_size", (1.0, 1.0, 1.0))
         for name, (count, kind) in NUMBERS.items():
@@ -64,7 +57,7 @@ class ConeGeometry:
             raise ValueError("voxel_size: expected 3 positive numbers (z, y, x) beside volume_shape, found none")
         object.__setattr__(self, "angles", _numbers("angles", self.angles))
         if not np.iterable(self.view_vectors) or isinstance(self.view_vectors, str):
-            raise ValueError(f"view_vectors: expected 12 numbers a view, found {short(self.view_vectors)}")
+            raise ValueError(f"view_vectors: expected 12 numbers a view, found {_short(self.view_vectors)}")
         object.__setattr__(self, "view_vectors",
                            tuple(_numbers("view_vectors", view, 12) for view in self.view_vectors))
         self._check_views()
@@ -193,91 +186,21 @@ class ConeGeometry:
         scaled["voxel_size"][2] = 1
         return replace(self, unit="voxel", mu_water=self.mu_water and self.mu_water * size, **scaled)
 
-    def to_yaml(self):
-        """Text that `read_geometry` reads back to an equal value."""
-        tree = {field.name: getattr(self, field.name) for field in fields(self)}
-        unused = ("det_offset",) if self.view_vectors else ()
-        return yaml.safe_dump({name: value for name, value in tree.items()
-                               if value not in (None, ()) and name not in unused},
-                              sort_keys=False, default_flow_style=None, width=118)
-
-
-def read_geometry(path, *needed):
-    """The ConeGeometry of a YAML file, whose keys are the fields; those of ``needed`` may not be missing.
-
-    angles        a list in degrees, or {start: 0, stop: 360, views: 360}: evenly spread, stop left out
-    view_vectors  a list of lists of 12 numbers, or the name of a .npy, .txt or .csv file beside the YAML file
-
-    Raises ValueError in one line: path, key, what was found, what is accepted; FileNotFoundError without a file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    tree = read_yaml(path)
-    names = [field.name for field in fields(ConeGeometry)]
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path}: expected keys and values, found {short(tree)}; keys are {', '.join(names)}")
-    for key in tree:
-        if key not in names:
-            raise ValueError(f"{path}: {key_name(key)}: unknown key; keys are {', '.join(names)}")
-    if "det_shape" not in tree:
-        raise ValueError(f"{path}: det_shape: missing; expected 2 positive whole numbers (v, u)")
-    try:
-        if isinstance(tree.get("angles"), dict):
-            tree["angles"] = _spread(tree["angles"])
-        if isinstance(tree.get("view_vectors"), str):
-            tree["view_vectors"] = _table(path.parent / tree["view_vectors"])
-        for key in needed:
-            if tree.get(key) is None:
-                raise ValueError(f"{key}: missing; this use of the geometry needs it")
-        return ConeGeometry(**tree)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _spread(settings):
-    if set(settings) != set(RANGE):
-        raise ValueError(f"angles: expected the keys {', '.join(RANGE)}, found {short(list(settings))}")
-    start, stop = (_numbers(f"angles.{name}", settings[name], 1) for name in RANGE[:2])
-    views = _numbers("angles.views", settings["views"], 1, "whole")
-    if views > MOST_VIEWS:
-        raise ValueError(f"angles.views: expected up to {MOST_VIEWS}, found {short(views)}")
-    return np.linspace(start, stop, views, endpoint=False)
-
-
-def _table(path):
-    """Array [views, 12] of a .npy, .txt (blanks between the numbers) or .csv (commas) file."""
-    suffix = path.suffix.lower()
-    if suffix not in (".npy", ".txt", ".csv"):
-        raise ValueError(f"view_vectors: expected the name of a .npy, .txt or .csv file, found {path.name}")
-    try:
-        if suffix == ".npy":
-            table = np.asarray(np.lib.format.open_memmap(path, mode="r"))    # compares the file's size with its header
-        else:
-            table = np.loadtxt(path, delimiter="," if suffix == ".csv" else None, ndmin=2)
-    except (OSError, ValueError, OverflowError, SyntaxError, tokenize.TokenError) as error:
-        raise ValueError(f"view_vectors: {path} cannot be read ({' '.join(str(error).split())[:120]})") from None
-    if table.ndim != 2 or table.shape[1] != 12 or table.dtype.kind not in "iuf":
-        raise ValueError(f"view_vectors: expected 12 numbers a view, found {table.dtype} {list(table.shape)} in "
-                         f"{path}")
-    return table
-
 
 def _numbers(name, value, count=None, kind="finite"):
     """The value as one number where `count` is 1, otherwise as a tuple of `count`, or of any, numbers.
 
-    kind  "finite" or "positive": floats; "whole": positive ints. ValueError that names `name` for anything else;
-    truth values and texts are no numbers.
+    kind  "finite", "nonzero" or "positive": floats; "whole": positive ints. ValueError that names `name` for anything
+    else; truth values and texts are no numbers.
     """
     listed = np.iterable(value) and not isinstance(value, (str, dict))
     entries = list(value) if listed and count != 1 else [value]
     wrong = [entry for entry in entries if not _is_number(entry, kind)]
-    if wrong or count not in (None, len(entries)) or not listed and count != 1:
+    if wrong or count not in (None, len(entries)) or (not listed and count != 1):
         amount = {1: "a ", None: ""}.get(count, f"{count} ")
         what = {"whole": "positive whole"}.get(kind, kind) + (" number" if count == 1 else " numbers")
-        found = short(wrong[0] if wrong and not count else value)
-        hint = "; YAML wants 2e-2 as 2.0e-2" if wrong and POINTLESS.fullmatch(str(wrong[0])) else ""
-        raise ValueError(f"{name}: expected {amount}{what}{AXES.get(count, '')}, found {found}{hint}")
+        found = _short(wrong[0] if wrong and not count else value)
+        raise ValueError(f"{name}: expected {amount}{what}{AXES.get(count, '')}, found {found}")
     numbers = [int(entry) if kind == "whole" else float(entry) for entry in entries]
     return numbers[0] if count == 1 else tuple(numbers)
 
@@ -289,8 +212,14 @@ def _is_number(entry, kind):
         number = float(entry)
     except (TypeError, ValueError, OverflowError):
         return False
-    return math.isfinite(number) and (kind == "finite" or number > 0) and (kind != "whole" or number % 1 == 0)
+    right = {"finite": True, "nonzero": number != 0, "positive": number > 0, "whole": number > 0 and number % 1 == 0}
+    return math.isfinite(number) and right[kind]
 
 
 def _times(numbers):
     return " x ".join(f"{n:g}" for n in numbers)
+
+
+def _short(value):
+    """One line that shows a value, or its beginning."""
+    return " ".join(reprlib.repr(value).split())

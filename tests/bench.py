@@ -18,15 +18,19 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 import recon_CBCT
-import train
 from algorithms.cg import cg
 from algorithms.noise import slerp_slices
 from models.ncsnpp import NCSNpp
 from op import upfirdn2d
 from physics.backends import cone_beam_operator
-from physics.cone_beam import ConeBeam, fdk, read_geometry, svct_views
+from physics.cone_beam import ConeBeam
+from physics.fdk import fdk
+from physics.views import svct_views
 from utils.io.config import load_config
-from utils.train.training import Processes
+from utils.io.geometry_file import read_geometry
+from utils.train.precision import choose_precision
+from utils.train.processes import Processes
+from utils.train.training import Training
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -121,7 +125,9 @@ def timed_only(_):
 
 def peak_memory(device):
     """GiB that A and A_T of 133 x 512 x 512 voxels and 60 views need, PyTorch included; on CUDA, of its memory."""
-    code = ("import torch; from physics.cone_beam import *\n"
+    code = ("import torch; from physics.cone_beam import ConeBeam\n"
+            "from physics.geometry import read_geometry\n"
+            "from physics.views import svct_views\n"
             f"g = read_geometry('configs/geometry/demo.yaml').on_grid((133, 512, 512)); d = '{device}'\n"
             "operator = ConeBeam(g.select(svct_views(g, 60)))\n"
             "operator.A_T(operator.A(torch.rand(operator.domain_shape, device=d)))\n"
@@ -165,11 +171,13 @@ def training(device):
     """A step of train.py against a plain loop (float32, contiguous): the full config on a GPU, the demo's on a CPU."""
     name, batch = ("AAPM_256_ncsnpp_Chung", 8) if device.type == "cuda" else ("demo_CT_128", 4)
     path = ROOT / "configs" / "ve" / f"{name}.yaml"
-    args = train.parse_args(["--config-path", str(path), "--modality", "ct", "--phantoms", "1", "--output", os.devnull])
     config = load_config(path)
     size = config.data.image_size
-    ours, plain = train.Training(args, config, device, Processes()), NCSNpp(config).to(device)
-    adam = torch.optim.Adam(plain.parameters(), lr=args.lr)
+    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
+    ours = Training(NCSNpp(config).to(device, memory_format=layout), Path(os.devnull), config.model.ema_rate,
+                    choose_precision("auto", device), Processes(), {}, {})
+    plain, rate = NCSNpp(config).to(device), 1e-3
+    adam = torch.optim.Adam(plain.parameters(), lr=rate)
     x0, eps, sigma = (draw(*shape, device=device) for draw, shape in (
         (torch.rand, (batch, 1, size, size)), (torch.randn, (batch, 1, size, size)), (torch.rand, (batch,))))
 
@@ -180,7 +188,7 @@ def training(device):
         loss.backward()
         adam.step()
     yield f"training step, {name}, {batch} images : plain loop", \
-        lambda: timed_only(ours.update(x0, eps, sigma, args.lr)), plain_step, batch
+        lambda: timed_only(ours.update(x0, eps, sigma, rate)), plain_step, batch
 
 
 def demo_overhead():

@@ -14,13 +14,18 @@ from statistics import stdev
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 import yaml
 
 import evaluate
+from utils.evaluation import records
 from utils.evaluation.grid import read_grid
+from utils.io.files import ROOT
+from utils.io.nifti import write_volume
+from utils.io.read import read_volume
+from utils.io.volume import Volume
 from utils.run.metrics import evaluate as quality
-from utils.io.volume import Volume, read_volume, write_volume
 
 ENTRY = '''
 import json, os, shutil, sys, time
@@ -187,8 +192,9 @@ def test_killed_in_the_middle_and_started_again(study):
     assert len(half_done) == 3 and not (study.output / "results.md").exists()
     (study.output / "runs" / half_done[0] / "leftover").touch()         # of ISCS, the third
     (study.output / "records" / ".partial-1-x.json").write_text("{")    # killed while it wrote
-    (study.output / "runs" / "older").mkdir()                           # killed, and the grid changed since
-    (study.output / "records" / "older.json").write_text('{"state": "running", "folder": "runs/older"}')
+    (study.output / "runs" / "older-0123").mkdir()                      # killed, and the grid changed since
+    (study.output / "records" / "0123.json").write_text(
+        '{"state": "running", "name": "older", "folder": "runs/older-0123"}')
     assert study.run() == 0
     time.sleep(0.2)     # enough for the run of the first start to write more, if it were alive
     assert study.calls("end") == every and study.calls("begin") == [*every[:3], *every[2:]]
@@ -227,8 +233,8 @@ def test_several_at_a_time(study):
 
 
 def test_two_evaluations_do_not_share_a_folder(study, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate, "LOCK_PATIENCE", 0.2)
-    with evaluate.locked(study.output), pytest.raises(SystemExit) as stop:
+    monkeypatch.setattr(records, "LOCK_PATIENCE", 0.2)
+    with records.locked(study.output), pytest.raises(SystemExit) as stop:
         study.run()
     assert stop.value.code == 2 and "another evaluation" in capsys.readouterr().err and not study.calls("begin")
 
@@ -298,6 +304,85 @@ def test_files_that_are_not_kept(study):
     assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", "recon.nii.gz"]
 
 
+@pytest.mark.parametrize("folder", ["../precious", ".", "", "records/..", "runs/link-{key}"])
+def test_a_folder_that_is_not_of_one_run_is_never_removed(study, capsys, folder):
+    (study.folder / "precious").mkdir()
+    (study.folder / "precious" / "file").touch()
+    (study.output / "records").mkdir(parents=True)
+    (study.output / "runs").mkdir()
+    (study.output / "runs" / "link-0123").symlink_to(study.folder / "precious")
+    (study.output / "records" / "0123.json").write_text(json.dumps(
+        {"state": "running", "name": "chest", "folder": folder.format(key="0123")}))
+    with pytest.raises(SystemExit) as stop:
+        study.run()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1 and "0123.json: not a record (folder: " in said
+    assert (study.folder / "precious" / "file").exists() and (study.output / "records" / "0123.json").exists()
+    assert not study.calls("begin")
+
+
+def test_a_run_whose_record_was_removed_is_done_again(study):
+    study.tree["seeds"] = [1]
+    study.run()
+    for path in (study.output / "records").iterdir():
+        path.unlink()
+    assert study.run() == 0 and study.calls("end") == 2 * ["SVCT None 1", "SVCT SLERP 1"] and len(study.folders()) == 2
+
+
+def test_a_result_outside_of_the_runs_folder_is_none(study):
+    (study.folder / "mine").mkdir()
+    (study.folder / "mine" / "metrics.json").write_text('{"recon": {"psnr": 1}}')
+    (study.folder / "entry.py").write_text("import sys; print(sys.argv[-1] + '/../../../mine')")
+    study.tree |= {"seeds": [1], "variants": {"one": {}}, "keep": ["x"]}
+    assert study.run() == 1 and (study.folder / "mine" / "metrics.json").exists()
+
+
+def test_long_names_and_names_with_html(study):
+    study.tree |= {"seeds": [1], "volumes": {"x" * 300: study.tree["volumes"]["chest"],
+                                             "<img src=x>": study.tree["volumes"]["chest"] | {"size": 16}}}
+    assert study.run() == 0 and len(study.folders()) == 4
+    text = (study.output / "results.md").read_text()
+    assert "x" * 300 in text and "<img" not in text and "&lt;img src=x&gt;" in text
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "\x1b[31m", "\udcff"])
+def test_an_output_that_is_no_line_is_refused(study, capsys, name):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main([study.grid(), "--output", str(study.folder / name)])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1 and "--output" in said
+
+
+@pytest.mark.parametrize("flag", ["--out", "--dry", "--job=2", "--sample=2"])
+def test_flags_are_not_abbreviated(study, capsys, flag):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main([study.grid(), flag])
+    assert stop.value.code == 2 and "unrecognized arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("moment", ["import", "read"])
+def test_interrupted_in_the_first_moments_it_says_one_line(study, moment, number):
+    """While a library is imported, and while files are read: a module and a file that take for ever."""
+    (study.folder / "yaml.py").write_text(f"open({str(study.folder / 'begun')!r}, 'w').close()\n"
+                                          + "import time\ntime.sleep(60)\n" * (moment == "import")
+                                          + "import sys\nsys.path.remove(sys.path[1])\ndel sys.modules['yaml']\n"
+                                            "import yaml\nsys.modules['yaml'] = yaml\n")
+    if moment == "read":
+        (study.folder / "scan.nii.gz").unlink()
+        os.mkfifo(study.folder / "scan.nii.gz")
+    process = subprocess.Popen([sys.executable, evaluate.__file__, *study.arguments()], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=os.environ | {"PYTHONPATH": str(study.folder)})
+    while not (study.folder / "begun").exists():
+        time.sleep(0.01)
+    time.sleep(1 if moment == "read" else 0)
+    process.send_signal(number)
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "") and said.startswith("evaluate.py: interrupted")
+    assert said.count("\n") == 1 and not study.output.exists()
+
+
 def test_dry_run_shows_commands_and_does_nothing(study, capsys):
     assert study.run("--dry-run") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -364,6 +449,38 @@ def test_mean_and_deviation_of_samples(study, modality):
     assert study.run() == 0 and (folder / "std.nii.gz").exists() and len(study.calls("end")) == 7
 
 
+def test_the_mean_is_of_the_series_that_was_reconstructed(study):
+    """A DICOM folder with two series of other ranges: the volume's flags choose one, and its range is the window."""
+    (study.folder / "dicom").mkdir()
+    voxels = np.random.default_rng(0).integers(0, 100, (3, 12, 12)).astype(np.int16)
+    for number in (1, 2):
+        for k, piece in enumerate(voxels * number):
+            image = sitk.GetImageFromArray(piece[None])
+            for tag, value in {"0008|0060": "MR", "0020|000e": f"1.2.3.{number}", "0020|0032": f"0\\0\\{k}",
+                               "0020|0037": "1\\0\\0\\0\\1\\0"}.items():
+                image.SetMetaData(tag, value)
+            writer = sitk.ImageFileWriter()
+            writer.KeepOriginalImageUIDOn()
+            writer.SetFileName(str(study.folder / "dicom" / f"{number}{k}.dcm"))
+            writer.Execute(image)
+    truth = 2 * voxels.astype(np.float32)
+    for seed in (1, 2):
+        folder = study.folder / "prepared" / str(seed)
+        folder.mkdir(parents=True)
+        write_volume(folder / "GT.nii.gz", Volume(truth))
+        write_volume(folder / "recon.nii.gz", Volume(truth + seed))
+        low, high = truth.min(), truth.max()
+        (folder / "metrics.json").write_text(json.dumps({"recon": quality(*(
+            torch.from_numpy((x - low) / (high - low)) for x in (truth + seed, truth)), 1)}))
+    study.tree |= {"seeds": [1, 2], "flags": {"prepared": str(study.folder / "prepared")},
+                   "modalities": {"MR": {"entry": str(study.folder / "entry.py")}},
+                   "volumes": {"head": {"modality": "MR", "path": str(study.folder / "dicom"),
+                                        "flags": {"series": "1.2.3.2"}}},
+                   "tasks": {"task": {"task": "ZSR"}}, "variants": {"one": {"samples": 2}}}
+    assert study.run() == 0, json.loads((study.output / "results.json").read_text())["failures"]
+    assert study.rows()["one, mean of 2 samples"]["psnr"] == pytest.approx(20 * np.log10((high - low) / 1.5), abs=0.01)
+
+
 def test_metrics_of_a_mean_that_could_not_be_compared_are_refused(study):
     for seed in (1, 2):
         folder = study.folder / "prepared" / str(seed)
@@ -425,33 +542,41 @@ def change(*keys, to):
 
 
 @pytest.mark.parametrize("spoil, reason", [
-    (change("volume", to={}), "unknown key 'volume'; accepted: volumes, tasks"),
+    (change("volume", to={}), "grid.yaml: volume: unknown key; the nearest is volumes"),
     (change("seeds", to=[1, 1]), "seeds: [1, 1]; accepted: a list of different whole numbers"),
     (change("seeds", to=[-1]), "seeds: [-1]"), (change("seeds", to=3), "seeds: 3"),
-    (lambda tree: tree.pop("tasks"), "tasks is missing"), (change("variants", to={}), "variants: {}"),
-    (change("volumes", "chest", "modality", to="PET"), "volumes.chest: modality: 'PET'; accepted: CT or MR"),
-    (change("volumes", "chest", "slices", to=[1]), "volumes.chest: slices: [1]"),
+    (lambda tree: tree.pop("tasks"), "tasks: missing"), (change("variants", to={}), "variants: {}"),
+    (change("volumes", "chest", "modality", to="PET"), "volumes.chest.modality: 'PET'; accepted: CT or MR"),
+    (change("volumes", "chest", "slices", to=[1]), "volumes.chest.slices: [1]; accepted: [begin, end], whole numbers with begin below end"),
     (change("volumes", "chest", "path", to="no.nii.gz"), "no.nii.gz: no such file"),
     (change("volumes", "chest", "path", to="${UNSET_DATA}/a.nii"), "the environment variable UNSET_DATA is not set"),
     (change("volumes", "chest", "path", to="$(x)"), "accepted are variables as ${NAME}"),
-    (change("volumes", "head", to={"modality": "MR", "path": "a", "size": 3}), "volumes.head: size is for CT"),
+    (change("volumes", "head", to={"modality": "MR", "path": "a", "size": 3}), "volumes.head.size: it is for CT"),
     (change("volumes", "head", to={"modality": "MR", "path": "a"}), "volumes.head: nothing to run"),
     (change("volumes", 3, to={"modality": "MR", "path": "a"}), "volumes: the name 3; accepted: a text"),
-    (change("tasks", "SVCT-20", "task", to="CT"), "tasks.SVCT-20: task: 'CT'; accepted: SVCT or LACT or ZSR"),
+    (change("tasks", "SVCT-20", "task", to="CT"), "tasks.SVCT-20.task: 'CT'; accepted: SVCT or LACT or ZSR"),
     (change("tasks", "SVCT-20", "volumes", to=["x"]), "tasks.SVCT-20.volumes: 'x'; accepted: chest"),
-    (change("variants", "ISCS", "tasks", to=["SVCT-30"]), "variants.ISCS.tasks: 'SVCT-30'; accepted: SVCT-20"),
-    (change("variants", "ISCS", "flag", to={}), "variants.ISCS: unknown key 'flag'"),
+    (change("variants", "ISCS", "tasks", to=["SVCT-30"]), "variants.ISCS.tasks: 'SVCT-30'; the nearest is SVCT-20"),
+    (change("variants", "ISCS", "flag", to={}), "variants.ISCS.flag: unknown key; the nearest is flags"),
     (change("variants", "ISCS", to=None), "variants.ISCS: None; accepted: a section"),
-    (change("variants", "ISCS", "samples", to=0), "samples: 0; accepted: a whole number of 1 or more"),
+    (change("variants", "ISCS", "samples", to=0), "variants.ISCS.samples: 0; accepted: a whole number of 1 or more"),
     (change("variants", "ISCS", "baseline", to=True), "independent and ISCS are both baseline"),
-    (change("variants", "ISCS", "against", to="x"), "variants.ISCS: against: 'x'; accepted: independent, ISCS"),
+    (change("variants", "ISCS", "against", to="x"), "variants.ISCS.against: 'x'; accepted: independent, ISCS"),
     (change("variants", "ISCS", "modality", to="MR"), "variants.ISCS: nothing to run"),
-    (change("variants", "ISCS", "sweep", to={"NFE": 3}), "variants.ISCS.sweep: NFE: 3"),
-    (change("variants", "ISCS", "flags", to={"--NFE": 3}), "variants.ISCS.flags: '--NFE'; accepted: a flag's name"),
-    (change("variants", "ISCS", "flags", to={"NFE": [3]}), "variants.ISCS.flags: NFE: [3]"),
-    (change("variants", "ISCS", "flags", to={"seed": 3}), "variants.ISCS.flags: seed is set by seeds"),
-    (change("variants", "ISCS", "flags", to={"sino-noise": 3}), "sino-noise changes the measurement"),
-    (change("flags", "recon-size", to=3), "flags: recon-size is set by a volume's size"),
+    (change("variants", "ISCS", "sweep", to={"NFE": 3}), "variants.ISCS.sweep.NFE: 3; accepted: a list of different values"),
+    (change("variants", "ISCS", "flags", to={"--NFE": 3}), "variants.ISCS.flags.--NFE: unknown flag; the nearest is NFE"),
+    (change("variants", "ISCS", "flags", to={"NFE": [3]}), "variants.ISCS.flags.NFE: [3]"),
+    (change("variants", "ISCS", "flags", to={"series": "1.2"}), "variants.ISCS.flags.series: it changes the measurement"),
+    (change("variants", "ISCS", "sweep", to={"i0": [1, 2]}), "variants.ISCS, i0 1.flags.i0: it changes the measurement"),
+    (change("variants", "ISCS", "flags", to={"noise-control": None}),
+     'variants.ISCS.flags.noise-control: null, which leaves the flag out, so that noise is SLERP; write "None", in quotes'),
+    (change("variants", "ISCS", "sweep", to={"noise-control": [None, "GP"]}), "noise-control: null, which leaves the"),
+    (change("flags", "resume", to="x"), "flags.resume: set by no grid"),
+    (change("flags", "sleep", to="a\nb"), "flags.sleep: 'a\\nb'; accepted: a number, a text of one line"),
+    (change("volumes", "a\nb", to={"modality": "CT", "path": "a"}), "volumes: the name 'a\\nb'; accepted: a text of one line"),
+    (change("variants", "ISCS", "flags", to={"seed": 3}), "variants.ISCS.flags.seed: set by seeds"),
+    (change("variants", "ISCS", "flags", to={"sino-noise": 3}), "variants.ISCS.flags.sino-noise: it changes the measurement"),
+    (change("flags", "recon-size", to=3), "grid.yaml: flags.recon-size: set by a volume's size"),
     (change("flags", "config-path", to="none.yaml"), "none.yaml: no such file"),
     (change("keep", to="all"), "keep: 'all'"),
     (lambda tree: (tree["variants"]["ISCS"].update(samples=2), tree["flags"].update({"sino-noise": 1e5})),
@@ -469,8 +594,46 @@ def test_a_bad_grid_is_one_line_and_status_2(study, capsys, monkeypatch, spoil, 
     assert not study.output.exists() and not study.calls("begin")
 
 
+@pytest.mark.parametrize("name, value, reason", [
+    ("nfe", 5, "variants.ISCS.flags.nfe: unknown flag; the nearest is NFE"),
+    ("noise-controll", "SLERP", "variants.ISCS.flags.noise-controll: unknown flag; the nearest is noise-control"),
+    ("quiet", True, "variants.ISCS.flags.quiet: unknown flag"), ("help", True, "flags.help: unknown flag"),
+    ("zzz", 1, "variants.ISCS.flags.zzz: unknown flag; accepted: "), ("NFE", 5, None)])
+def test_flags_that_the_program_has_not_are_refused_before_any_run(study, name, value, reason):
+    del study.tree["modalities"], study.tree["flags"]
+    study.tree["variants"]["ISCS"]["flags"] = {name: value}
+    if reason is None:
+        assert len(read_grid(study.grid(), ROOT).cells) == 2
+        return
+    with pytest.raises(ValueError, match=reason):
+        read_grid(study.grid(), ROOT)
+
+
+def test_a_flag_of_ct_alone_is_refused_for_mr(study):
+    del study.tree["modalities"]
+    study.tree["flags"] = {"weights": "poisson"}
+    del study.tree["variants"]["ISCS"]["flags"]["level"]
+    assert len(read_grid(study.grid(), ROOT).cells) == 2
+    study.tree["volumes"]["head"] = study.tree["volumes"]["chest"] | {"modality": "MR"}
+    del study.tree["volumes"]["head"]["size"]
+    study.tree["tasks"]["ZSR-4"] = {"task": "ZSR", "degree": 4}
+    with pytest.raises(ValueError, match="grid.yaml: flags.weights: unknown flag"):
+        read_grid(study.grid(), ROOT)
+
+
+def test_numbers_in_a_grid_are_decimal(study):
+    text = study.grid()
+    Path(text).write_text(Path(text).read_text().replace("degree: 20", "degree: 020").replace("level: 20", "level: 1e1"))
+    assert {(cell.flags["degree"], cell.flags["level"]) for cell in read_grid(text, ROOT).cells} == {("20", "10.0"), (
+        "20", "30.5")}
+    for wrong in ("0x14", "0b11", "7:00", "1_0"):
+        Path(text).write_text(yaml.safe_dump(study.tree).replace("degree: 20", f"degree: {wrong}"))
+        with pytest.raises(ValueError, match=f"tasks.SVCT-20.degree: '{wrong}'; accepted: a whole number of 1 or more"):
+            read_grid(text, ROOT)
+
+
 @pytest.mark.parametrize("text, reason", [
-    ("seeds: [1", "not a YAML file"), ("- a", "the grid: ['a']"), ("", "the grid: None"),
+    ("seeds: [1", "not a YAML file"), ("- a", "['a']; accepted: a section with the keys volumes"), ("", "None; accepted: a section with the keys volumes"),
     ("seeds: [1]\nseeds: [2]", "the key 'seeds' stands twice"), ("[1]: 2", "not a YAML file"),
     ("variants:\n  a: {flags: {b: 1, b: 2}}", "line 2: the key 'b' stands twice"),
 ])
@@ -488,7 +651,7 @@ def test_the_grids_of_the_repository(tmp_path, monkeypatch, name):
         (tmp_path / scan).parent.mkdir(exist_ok=True)
         (tmp_path / f"{scan}.nii.gz").touch()
     monkeypatch.setenv("ISCS_DATA", str(tmp_path))
-    grid = read_grid(evaluate.ROOT / "configs" / "evaluation" / f"{name}.yaml", evaluate.ROOT)
+    grid = read_grid(ROOT / "configs" / "evaluation" / f"{name}.yaml", ROOT)
     assert grid.baseline == "independent"
     assert all(cell.against or cell.variant.startswith("independent") for cell in grid.cells)
     assert all(cell.flags["noise-control"] in ("None", "SLERP", "shared", "GP", "zero") for cell in grid.cells

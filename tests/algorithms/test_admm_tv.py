@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from algorithms.admm_tv import admm_tv, differences, differences_T
+from algorithms.admm_tv import admm_tv
+from algorithms.differences import in_plane, in_plane_T
 
 
 class Dense:
@@ -34,18 +35,18 @@ def certified(operator, y, lam, iterations=2000):
     """
     M = operator.matrix.T @ operator.matrix
     ATy, inverse = operator.A_T(y), torch.linalg.inv(M)
-    p = q = differences(torch.zeros_like(ATy))
+    p = q = in_plane(torch.zeros_like(ATy))
     step, t = torch.linalg.eigvalsh(M)[0] / 8, 1.0  # |D|^2 <= 8
 
     def x_of(p):
-        return (inverse @ (ATy - differences_T(p)).flatten()).view(operator.domain_shape)
+        return (inverse @ (ATy - in_plane_T(p)).flatten()).view(operator.domain_shape)
 
     for _ in range(iterations):  # accelerated (FISTA)
-        p_old, p = p, (q + step * differences(x_of(q))).clamp(-lam, lam)
+        p_old, p = p, (q + step * in_plane(x_of(q))).clamp(-lam, lam)
         t_old, t = t, (1 + (1 + 4 * t * t) ** 0.5) / 2
         q = p + (t_old - 1) / t * (p - p_old)
     x = x_of(p)
-    lower = 0.5 * (operator.A(x) - y).square().sum() + (p * differences(x)).sum()
+    lower = 0.5 * (operator.A(x) - y).square().sum() + (p * in_plane(x)).sum()
     upper = objective(operator, y, lam, x)
     assert upper - lower.item() < 1e-7
     return upper, x
@@ -105,17 +106,23 @@ def test_inner_solver_goes_on_where_it_stopped():
     assert objective(operator, y, 0.3, x) - minimum < 1e-5
 
 
-def test_objective_falls_and_callback_observes():
+class Seen:
+    def __init__(self, objective):
+        self.objective, self.values = objective, []
+
+    def estimate(self, level, x):
+        self.values.append((level, self.objective(x)))
+
+
+def test_objective_falls_and_an_observer_sees_it():
     shape = (2, 1, 6, 6)
     noisy = steps_and_noise(shape)
     operator = Dense(5 * torch.eye(72, dtype=torch.float64), shape)
-    y, seen = operator.A(noisy), []
-    x = admm_tv(operator, y, lam=3.0, rho=50.0, outer=30, inner=20,
-                callback=lambda state: seen.append((state["level"], state["residual"],
-                                                    objective(operator, y, 3.0, state["x0"]))))
-    values = [value for _, _, value in seen]
-    assert [level for level, _, _ in seen] == list(range(30))
-    assert max(residual for _, residual, _ in seen) < 1e-3
+    y = operator.A(noisy)
+    seen = Seen(lambda x: objective(operator, y, 3.0, x))
+    x = admm_tv(operator, y, lam=3.0, rho=50.0, outer=30, inner=20, observer=seen)
+    levels, values = zip(*seen.values)
+    assert list(levels) == list(range(30))
     start, end = objective(operator, y, 3.0, torch.zeros_like(x)), objective(operator, y, 3.0, x)
     assert end == pytest.approx(values[-1]) and end == pytest.approx(min(values), rel=1e-3)
     assert end < values[4] < values[0] < start
@@ -140,9 +147,9 @@ def test_differences_and_their_adjoint():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(2, 1, 4, 5, generator=g, dtype=torch.float64)
     p = torch.randn(2, 2, 1, 4, 5, generator=g, dtype=torch.float64)
-    torch.testing.assert_close((differences(x) * p).sum(), (x * differences_T(p)).sum())
-    assert differences(x)[0, 1, 0, 3, 2] == x[1, 0, 0, 2] - x[1, 0, 3, 2]  # periodic, in the plane
-    assert differences(x)[1, 1, 0, 3, 4] == x[1, 0, 3, 0] - x[1, 0, 3, 4]
+    torch.testing.assert_close((in_plane(x) * p).sum(), (x * in_plane_T(p)).sum())
+    assert in_plane(x)[0, 1, 0, 3, 2] == x[1, 0, 0, 2] - x[1, 0, 3, 2]  # periodic, in the plane
+    assert in_plane(x)[1, 1, 0, 3, 4] == x[1, 0, 3, 0] - x[1, 0, 3, 4]
 
 
 @pytest.mark.parametrize("changed", [{"lam": -1}, {"rho": 0}, {"outer": 0}, {"inner": 0}])

@@ -4,15 +4,20 @@ import math
 import pytest
 import torch
 
-from algorithms.noise import CONTROLS, gp_latents, noise_source
+from algorithms.noise import noise_source
+from algorithms.noise.gaussian_process import GaussianProcess, latents
+from algorithms.noise.independent import Independent
+from algorithms.noise.shared import Shared
+from algorithms.noise.slerp import Slerp
+from algorithms.noise.zero import Zero
 
 SPACING, LENGTH = 2.5, 4.0  # mm, of GP
+CONTROLS = {"SLERP": Slerp(), "None": Independent(), "shared": Shared(), "GP": GaussianProcess(LENGTH), "zero": Zero()}
 RANDOM = [control for control in CONTROLS if control != "zero"]
 
 
 def source(control, shape, seed=0, device="cpu"):
-    of_gp = {"spacing": SPACING, "length": LENGTH} if control.lower() == "gp" else {}
-    return noise_source(control, shape, torch.Generator().manual_seed(seed), device, **of_gp)
+    return noise_source(CONTROLS[control], shape, torch.Generator().manual_seed(seed), device, SPACING)
 
 
 def squared_exponential(n, spacing, length):
@@ -72,14 +77,11 @@ def test_seed_decides_the_draws(control):
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_control_is_case_blind_and_every_draw_is_new_memory(control):
-    expected = source(control, (2, 1, 4, 4))()
-    for written in (control.lower(), control.upper(), control.title()):
-        draw = source(written, (2, 1, 4, 4))
-        first = draw()
-        assert torch.equal(first, expected)
-        first.zero_()[0] = 7  # the caller may write to it, to one slice without the others
-        assert not (first[1] == 7).any() and not (draw() == 7).any()
+def test_every_draw_is_new_memory(control):
+    draw = source(control, (2, 1, 4, 4))
+    first = draw()
+    first.zero_()[0] = 7  # the caller may write to it, to one slice without the others
+    assert not (first[1] == 7).any() and not (draw() == 7).any()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -91,9 +93,9 @@ def test_draws_do_not_depend_on_the_device(control):
 
 
 def weight_matrix(n, spacing, length):
-    latents = gp_latents(n, spacing, length)
-    matrix = torch.zeros(n, len(latents), dtype=torch.float64)
-    for column, (first, weights) in enumerate(latents):
+    images = latents(n, spacing, length)
+    matrix = torch.zeros(n, len(images), dtype=torch.float64)
+    for column, (first, weights) in enumerate(images):
         matrix[first:first + len(weights), column] = weights
     return matrix
 
@@ -122,24 +124,25 @@ def test_gaussian_process_at_its_ends_is_one_image_or_independent_images():
 @pytest.mark.parametrize("length", [0.01, 0.24, 1, 5, 100])
 def test_gaussian_process_costs_a_fixed_number_of_images_a_slice(length):
     n = 400
-    latents = gp_latents(n, 1.0, length)
-    assert sum(len(weights) for _, weights in latents) <= 10 * n
-    assert len(latents) <= (n if length < 0.23 else 10 + 1.5 * n / length)
-    assert all(len(weights) and 0 <= first <= n - len(weights) for first, weights in latents)
+    images = latents(n, 1.0, length)
+    assert sum(len(weights) for _, weights in images) <= 10 * n
+    assert len(images) <= (n if length < 0.23 else 10 + 1.5 * n / length)
+    assert all(len(weights) and 0 <= first <= n - len(weights) for first, weights in images)
 
 
-@pytest.mark.parametrize("control, shape, of_gp, named", [
-    ("slurp", (2, 1, 4, 4), {}, "'slurp'; choose from SLERP, None, shared, GP, zero"),
-    ("None", (2, 4, 4), {}, "noise shape is"), ("None", (0, 1, 4, 4), {}, "noise shape is"),
-    ("GP", (2, 1, 4, 4), {}, "spacing is None; GP needs"),
-    ("GP", (2, 1, 4, 4), {"spacing": 1.0}, "length is None; GP needs"),
-    ("GP", (2, 1, 4, 4), {"length": 1.0}, "spacing is None"),
-    ("GP", (2, 1, 4, 4), {"spacing": 0.0, "length": 1.0}, "spacing is 0.0"),
-    ("GP", (2, 1, 4, 4), {"spacing": 1.0, "length": -1.0}, "length is -1.0"),
-    ("GP", (2, 1, 4, 4), {"spacing": 1.0, "length": math.inf}, "length is inf"),
-    ("GP", (2, 1, 4, 4), {"spacing": math.nan, "length": 1.0}, "spacing is nan"),
-    ("SLERP", (2, 1, 4, 4), {"length": 1.0}, "SLERP has no correlation length"),
-])
-def test_refuses(control, shape, of_gp, named):
-    with pytest.raises(ValueError, match=named):
-        noise_source(control, shape, torch.Generator(), "cpu", **of_gp)
+@pytest.mark.parametrize("shape", [(2, 4, 4), (0, 1, 4, 4)])
+def test_refuses_a_shape_that_is_no_stack_of_slices(shape):
+    with pytest.raises(ValueError, match="noise shape is"):
+        noise_source(Slerp(), shape, torch.Generator())
+
+
+@pytest.mark.parametrize("spacing", [None, 0.0, math.nan])
+def test_a_gaussian_process_needs_to_know_how_far_slices_are_apart(spacing):
+    with pytest.raises(ValueError, match=f"spacing is {spacing}; a Gaussian process needs"):
+        noise_source(GaussianProcess(1.0), (2, 1, 4, 4), torch.Generator(), spacing=spacing)
+
+
+@pytest.mark.parametrize("length", [-1.0, 0.0, math.inf])
+def test_a_gaussian_process_has_a_length(length):
+    with pytest.raises(ValueError, match="noise_length is"):
+        GaussianProcess(length)

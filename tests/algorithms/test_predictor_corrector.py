@@ -5,7 +5,11 @@ import pytest
 import torch
 
 from algorithms.noise import noise_source
+from algorithms.noise.independent import Independent
+from algorithms.noise.slerp import Slerp
+from algorithms.observer import Observer
 from algorithms.predictor_corrector import predictor_corrector
+from algorithms.sampler import noisy
 from algorithms.schedule import sigma_levels
 
 MU, S = 0.3, 0.5  # the prior N(MU, S^2) of every voxel
@@ -15,8 +19,24 @@ def gaussian_score(x, sigma):
     return (MU - x) / (S**2 + sigma**2)
 
 
-def source(shape, control="None", seed=0):
-    return noise_source(control, shape, torch.Generator().manual_seed(seed), "cpu")
+def source(shape, control=None, seed=0):
+    return noise_source(control or Independent(), shape, torch.Generator().manual_seed(seed), "cpu")
+
+
+def draw(score, noise, sigmas, **options):
+    sigmas = [float(sigma) for sigma in sigmas]
+    return predictor_corrector(score, noise, sigmas, noisy(noise, sigmas[0]), **options)
+
+
+class Seen(Observer):
+    def __init__(self):
+        self.estimates = []
+
+    def estimate(self, level, x0, sigma=None, residual=None):
+        self.estimates.append((level, sigma, x0))
+
+    def keep(self, level, x):
+        pass
 
 
 @pytest.mark.parametrize("corrections", [0, 1, 2])
@@ -42,14 +62,14 @@ def test_three_levels_by_hand(corrections):
         x = x + (sigma**2 - sigma_next**2) * s
         if sigma_next:
             x = x + math.sqrt(sigma**2 - sigma_next**2) * eps()
-    seen, draws, noise = [], [], source(shape)
-    result = predictor_corrector(score, lambda: (draws.append(1), noise())[1], torch.tensor(sigmas),
-                                 snr=snr, n_steps_each=corrections, callback=seen.append)
+    seen, draws, noise = Seen(), [], source(shape)
+    result = draw(score, lambda: (draws.append(1), noise())[1], torch.tensor(sigmas),
+                  snr=snr, n_steps_each=corrections, observer=seen)
     torch.testing.assert_close(result, x)
     assert len(draws) == 3 + 3 * corrections
-    assert [(state["level"], state["sigma"]) for state in seen] == list(enumerate(sigmas))
-    for state, estimate in zip(seen, estimates):
-        torch.testing.assert_close(state["x0"], estimate)
+    assert [(level, sigma) for level, sigma, _ in seen.estimates] == list(enumerate(sigmas))
+    for (_, _, found), estimate in zip(seen.estimates, estimates):
+        torch.testing.assert_close(found, estimate)
 
 
 def test_distribution_of_the_predictor_alone():
@@ -60,28 +80,28 @@ def test_distribution_of_the_predictor_alone():
         G2 = sigma**2 - sigma_next**2
         shrink = 1 - G2 / (S**2 + sigma**2)
         mean, var = shrink * mean, shrink**2 * var + (G2 if sigma_next else 0)
-    x = predictor_corrector(gaussian_score, source((16, 1, 64, 64)), sigmas, n_steps_each=0)
+    x = draw(gaussian_score, source((16, 1, 64, 64)), sigmas, n_steps_each=0)
     assert x.mean().item() == pytest.approx(MU + mean, abs=0.01)
     assert x.var().item() == pytest.approx(var, rel=0.03)
 
 
 def test_samples_the_prior():
-    x = predictor_corrector(gaussian_score, source((16, 1, 64, 64)), sigma_levels(400, 0.01, 20))
+    x = draw(gaussian_score, source((16, 1, 64, 64)), sigma_levels(400, 0.01, 20))
     assert x.mean().item() == pytest.approx(MU, abs=0.02)
     assert x.var().item() == pytest.approx(S**2, rel=0.05)
 
 
 def test_correlated_noise_keeps_neighbouring_slices_together():
     step = {}
-    for control in ("SLERP", "None"):
-        x = predictor_corrector(gaussian_score, source((8, 1, 32, 32), control), sigma_levels(50, 0.01, 5))
-        step[control] = (x[1:] - x[:-1]).square().mean()
-    assert step["SLERP"] < 0.1 * step["None"]
+    for control in (Slerp(), Independent()):
+        x = draw(gaussian_score, source((8, 1, 32, 32), control), sigma_levels(50, 0.01, 5))
+        step[type(control)] = (x[1:] - x[:-1]).square().mean()
+    assert step[Slerp] < 0.1 * step[Independent]
 
 
 def test_no_gradient_is_recorded():
     gain = torch.ones(1, requires_grad=True)
-    x = predictor_corrector(lambda x, sigma: gain * gaussian_score(x, sigma), source((1, 1, 4, 4)),
+    x = draw(lambda x, sigma: gain * gaussian_score(x, sigma), source((1, 1, 4, 4)),
                             [2.0, 1.0])
     assert not x.requires_grad
 
@@ -92,4 +112,4 @@ def test_no_gradient_is_recorded():
 ])
 def test_refuses(changed, named):
     with pytest.raises(ValueError, match=named):
-        predictor_corrector(gaussian_score, source((1, 1, 4, 4)), **{"sigmas": [2.0, 1.0], **changed})
+        draw(gaussian_score, source((1, 1, 4, 4)), **{"sigmas": [2.0, 1.0], **changed})

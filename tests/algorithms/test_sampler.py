@@ -4,12 +4,22 @@ import math
 import pytest
 import torch
 
-from algorithms.consistency import ddnm
+from algorithms.data_steps.ddnm import DDNM
 from algorithms.noise import noise_source
-from algorithms.renoise import METHODS
-from algorithms.sampler import sample
+from algorithms.noise.gaussian_process import GaussianProcess
+from algorithms.noise.independent import Independent
+from algorithms.noise.slerp import Slerp
+from algorithms.noise.zero import Zero
+from algorithms.observer import Observer
+from algorithms.problem import Problem
+from algorithms.renoise.ddim import DDIM
+from algorithms.renoise.ddpm import DDPM
+from algorithms.renoise.dds import DDSRule
+from algorithms.renoise.diffpir import DiffPIR
+from algorithms.sampler import noisy, sample
 from algorithms.schedule import sigma_levels
 
+RULES = {"DDPM": DDPM(), "DDIM": DDIM(), "DDS": DDSRule(), "DiffPIR": DiffPIR()}
 MU, S = 0.3, 0.5  # the prior N(MU, S^2) of every voxel
 
 
@@ -21,8 +31,25 @@ def keep(x0, sigma):
     return x0
 
 
-def source(shape, control="None", seed=0):
-    return noise_source(control, shape, torch.Generator().manual_seed(seed), "cpu")
+def source(shape, control=None, seed=0):
+    return noise_source(control or Independent(), shape, torch.Generator().manual_seed(seed), "cpu")
+
+
+def run(noise, sigmas, renoise, data_step=keep, x_init=None, score=gaussian_score, **options):
+    """A whole run, from noise or from an image."""
+    sigmas = [float(sigma) for sigma in sigmas]
+    return sample(score, data_step, noise, sigmas, renoise, noisy(noise, sigmas[0], x_init), **options)
+
+
+class Seen(Observer):
+    def __init__(self):
+        self.estimates = []
+
+    def estimate(self, level, x0, sigma=None, residual=None):
+        self.estimates.append((level, sigma, x0))
+
+    def keep(self, level, x):
+        pass
 
 
 def rule(method, x0, score, eps, sigma, sn):
@@ -39,7 +66,7 @@ def rule(method, x0, score, eps, sigma, sn):
 
 
 @pytest.mark.parametrize("with_init", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RULES)
 def test_three_levels_by_hand(method, with_init):
     shape, sigmas = (2, 1, 3, 4), [3.0, 2.0, 0.5]
     x_init = torch.rand(shape) if with_init else None
@@ -52,34 +79,30 @@ def test_three_levels_by_hand(method, with_init):
         seen_by_hand.append((sigma, x0))
         if sigma_next:
             x = rule(method, x0, s, eps(), sigma, sigma_next)
-    seen = []
-    noise, draws = source(shape), []
-    result = sample(gaussian_score, lambda x0, sigma: 0.7 * x0 + 0.1 * sigma,
-                    lambda: (draws.append(1), noise())[1], torch.tensor(sigmas, dtype=torch.float64),
-                    renoise_method=method, x_init=x_init, callback=seen.append)
+    noise, draws, seen = source(shape), [], Seen()
+    result = run(lambda: (draws.append(1), noise())[1], torch.tensor(sigmas, dtype=torch.float64), RULES[method],
+                 lambda x0, sigma: 0.7 * x0 + 0.1 * sigma, x_init, observer=seen)
     torch.testing.assert_close(result, x0)
     assert len(draws) == 3  # the start and two re-noisings: none after the last level
-    assert [state["level"] for state in seen] == [0, 1, 2]
-    for state, (sigma, x0) in zip(seen, seen_by_hand):
-        assert state["sigma"] == sigma
-        torch.testing.assert_close(state["x0"], x0)
+    assert [(level, sigma) for level, sigma, _ in seen.estimates] == list(enumerate(sigmas))
+    for (_, _, found), (_, x0) in zip(seen.estimates, seen_by_hand):
+        torch.testing.assert_close(found, x0)
 
 
 def test_x_init_is_left_alone():
     x_init = torch.rand(2, 1, 3, 4)
     before = x_init.clone()
-    sample(gaussian_score, keep, source(x_init.shape), [2.0, 1.0], renoise_method="DDPM", x_init=x_init)
+    run(source(x_init.shape), [2.0, 1.0], DDPM(), x_init=x_init)
     assert torch.equal(x_init, before)
 
 
 def test_the_estimate_is_denoised_once_more_at_the_final_sigma():
     shape, sigmas = (2, 1, 3, 4), [2.0, 0.4]
-    run = [sample(gaussian_score, keep, source(shape), sigmas, renoise_method="DDPM", final_sigma=final)
-           for final in (None, 0.3)]
-    torch.testing.assert_close(run[1], run[0] + 0.3**2 * gaussian_score(run[0], 0.3))
+    plain, again = (run(source(shape), sigmas, DDPM(), final_sigma=final) for final in (None, 0.3))
+    torch.testing.assert_close(again, plain + 0.3**2 * gaussian_score(plain, 0.3))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RULES)
 def test_distribution_at_every_step_count(method):
     """With this score a run is a linear recursion, whose mean and variance are known exactly."""
     shape = (16, 1, 64, 64)
@@ -93,14 +116,13 @@ def test_distribution_at_every_step_count(method):
         keep_e = rule(method, 0, -1, 0, sigma, sn) / (S**2 + sigma**2)  # weight of x - MU through e
         mean = (shrink + keep_e) * mean
         var = (shrink + keep_e) ** 2 * var + rule(method, 0, 0, 1, sigma, sn) ** 2
-    x = sample(gaussian_score, keep, source(shape), sigmas, renoise_method=method)
+    x = run(source(shape), sigmas, RULES[method])
     assert x.mean().item() == pytest.approx(MU + mean, abs=4 * math.sqrt(var / x.numel()) + 1e-4)
     assert x.var().item() == pytest.approx(var, rel=0.03)
 
 
 def test_ddim_samples_the_prior():
-    x = sample(gaussian_score, keep, source((16, 1, 64, 64)), sigma_levels(1000, 0.01, 20),
-               renoise_method="DDIM")
+    x = run(source((16, 1, 64, 64)), sigma_levels(1000, 0.01, 20), DDIM())
     assert x.mean().item() == pytest.approx(MU, abs=0.02)
     assert x.var().item() == pytest.approx(S**2, rel=0.03)
 
@@ -118,11 +140,14 @@ class Mask:
         return torch.cat([y, y.new_zeros(self.domain_shape[0] - self.n, *self.domain_shape[1:])])
 
 
+def measured(operator, y):
+    return Problem(operator=operator, y=y, initial=torch.zeros(operator.domain_shape))
+
+
 def test_posterior_measured_slices_are_met_and_the_others_follow_the_prior():
     shape = (18, 1, 64, 64)
     operator, y = Mask(2, shape), torch.rand(2, 1, 64, 64)
-    x = sample(gaussian_score, ddnm(operator, y), source(shape), sigma_levels(1000, 0.01, 20),
-               renoise_method="DDIM")
+    x = run(source(shape), sigma_levels(1000, 0.01, 20), DDIM(), DDNM(measured(operator, y)))
     torch.testing.assert_close(x[:2], y)
     assert x[2:].mean().item() == pytest.approx(MU, abs=0.02)
     assert x[2:].var().item() == pytest.approx(S**2, rel=0.03)
@@ -130,25 +155,23 @@ def test_posterior_measured_slices_are_met_and_the_others_follow_the_prior():
 
 def test_identity_operator_returns_the_measurement():
     y = torch.rand(3, 1, 5, 5)
-    x = sample(gaussian_score, ddnm(Mask(3, y.shape), y), source(y.shape), sigma_levels(5, 0.01, 20),
-               renoise_method="DDPM")
+    x = run(source(y.shape), sigma_levels(5, 0.01, 20), DDPM(), DDNM(measured(Mask(3, y.shape), y)))
     torch.testing.assert_close(x, y)
 
 
 def test_correlated_noise_keeps_neighbouring_slices_together():
     shape, step = (8, 1, 32, 32), {}
-    for control in ("SLERP", "None"):
-        x = sample(gaussian_score, keep, source(shape, control), sigma_levels(50, 0.01, 5),
-                   renoise_method="DDPM")
-        step[control] = (x[1:] - x[:-1]).square().mean()
-    assert step["SLERP"] < 0.1 * step["None"]  # 2 - 2 cos(16/129 pi/2) against 2
+    for control in (Slerp(), Independent()):
+        x = run(source(shape, control), sigma_levels(50, 0.01, 5), DDPM())
+        step[type(control)] = (x[1:] - x[:-1]).square().mean()
+    assert step[Slerp] < 0.1 * step[Independent]  # 2 - 2 cos(16/129 pi/2) against 2
 
 
 def test_slices_correlate_as_the_gaussian_process_of_the_noise_does():
     """Everything is linear here, so that the sample's deviation from its mean has the noise's correlation."""
     shape = (6, 1, 128, 128)
-    noise = noise_source("GP", shape, torch.Generator().manual_seed(0), "cpu", spacing=2.0, length=3.0)
-    x = sample(gaussian_score, keep, noise, sigma_levels(30, 0.01, 5), renoise_method="DDS").flatten(1)
+    noise = noise_source(GaussianProcess(3.0), shape, torch.Generator().manual_seed(0), spacing=2.0)
+    x = run(noise, sigma_levels(30, 0.01, 5), DDSRule()).flatten(1)
     d = 2.0 * (torch.arange(6)[:, None] - torch.arange(6))
     torch.testing.assert_close(torch.corrcoef(x), torch.exp(-d**2 / 18), rtol=0, atol=0.03)
 
@@ -158,8 +181,7 @@ def test_without_any_noise_the_run_is_plug_and_play_denoising():
     x = x_init
     for sigma in sigmas:
         x = 0.5 * (x + sigma**2 * gaussian_score(x, sigma))
-    result = sample(gaussian_score, lambda x0, sigma: 0.5 * x0, source(x_init.shape, "zero"), sigmas,
-                    renoise_method="DDPM", x_init=x_init)
+    result = run(source(x_init.shape, Zero()), sigmas, DDPM(), lambda x0, sigma: 0.5 * x0, x_init)
     torch.testing.assert_close(result, x)
 
 
@@ -174,26 +196,24 @@ def test_batches_of_the_score_do_not_matter(batch):
         return torch.cat([score(part, sigma) for part in x.split(batch)])
 
     shape, sigmas = (10, 1, 8, 8), sigma_levels(6, 0.01, 5)
-    whole = sample(score, keep, source(shape, "SLERP"), sigmas, renoise_method="DDS")
-    parts = sample(in_batches, keep, source(shape, "SLERP"), sigmas, renoise_method="DDS")
+    whole, parts = (run(source(shape, Slerp()), sigmas, DDSRule(), score=each) for each in (score, in_batches))
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
     assert not whole.requires_grad
 
 
-@pytest.mark.parametrize("changed, named", [
-    ({"sigmas": []}, "sigmas are"), ({"sigmas": [1.0, 2.0]}, "must fall"),
-    ({"renoise_method": "ddim"}, "'ddim'; choose from"),
-    ({"x_init": torch.zeros(1, 1, 4, 4)}, r"x_init is \[1, 1, 4, 4\]"),
-])
-def test_refuses(changed, named):
-    arguments = {"sigmas": [2.0, 1.0], "renoise_method": "DDPM", **changed}
+@pytest.mark.parametrize("sigmas, named", [([1.0, 2.0], "must fall"), ([1.0, 0.0], "each above 0")])
+def test_refuses(sigmas, named):
     with pytest.raises(ValueError, match=named):
-        sample(gaussian_score, keep, source((2, 1, 4, 4)), **arguments)
+        run(source((2, 1, 4, 4)), sigmas, DDPM())
+
+
+def test_an_image_to_start_from_has_the_shape_of_the_noise():
+    with pytest.raises(ValueError, match=r"image to start from is \[1, 1, 4, 4\]"):
+        noisy(source((2, 1, 4, 4)), 1.0, torch.zeros(1, 1, 4, 4))
 
 
 def test_eta_of_one_is_all_new_noise():
     shape, sigmas = (3, 1, 8, 8), [2.0, 1.0, 0.5]
-    fresh = sample(gaussian_score, keep, source(shape), sigmas, renoise_method="DDPM")
-    same = sample(gaussian_score, keep, source(shape), sigmas, renoise_method="DDS", eta=1)
+    fresh, same, other = (run(source(shape), sigmas, rule) for rule in (DDPM(), DDSRule(eta=1), DDSRule()))
     torch.testing.assert_close(same, fresh)
-    assert not torch.equal(sample(gaussian_score, keep, source(shape), sigmas, renoise_method="DDS"), fresh)
+    assert not torch.equal(other, fresh)

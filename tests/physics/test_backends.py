@@ -9,7 +9,10 @@ import torch
 
 from physics import backends
 from physics.backends import AstraBeam, TorchRadonBeam, cone_beam_operator
-from physics.cone_beam import ConeBeam, ConeGeometry, fdk, sirt
+from physics.cone_beam import ConeBeam
+from physics.fdk import fdk
+from physics.geometry import ConeGeometry
+from physics.sirt import sirt
 
 SCAN = ConeGeometry(angles=(10, 100, 220), src_dist=70, det_dist=50, det_shape=(30, 44), det_spacing=(2, 1.5),
                     det_offset=(3, -2), volume_shape=(6, 12, 15), voxel_size=(2, 1, 0.8), volume_centre=(1, 2, -1))

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from physics.cone_beam import ConeBeam, ConeGeometry
+from physics.cone_beam import ConeBeam
+from physics.geometry import ConeGeometry
 from physics.zsr import ZAverage
 
 

@@ -1,16 +1,18 @@
-"""What an evaluation makes of its runs: the mean of posterior samples, and the tables."""
+"""The tables of an evaluation: statistics over its runs, as JSON, CSV and Markdown."""
 import csv
+import html
 import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
 
-from utils.io.files import complete_file
 from utils.evaluation.grid import Cell, Grid
-
-SLICE_AXIS = {"CT": 0, "MR": 1}    # of [D, H, W], along which the prior's slices are stacked
+from utils.evaluation.records import METRICS, VIEWS, Record, Records
+from utils.io.files import complete_file
 
 BASELINES = {"FBP-FV": "FDK of all views", "FBP-LV": "FDK", "IR": "SIRT", "ATy": "pseudo-inverse"}
-VIEWS = ("axial", "coronal", "sagittal")
 
 # The tables of results.md: a metric's name, title and digits; those of the first with the differences.
 MAIN = {"psnr": ("PSNR dB", 2), "ssim": ("SSIM", 4), "inter_slice_error": ("inter-slice error", 5),
@@ -21,63 +23,19 @@ BY_VIEW = {f"{view}_{metric}": (f"{metric.upper()} {view}", digits)
 DIFFERENCES = ("psnr", "ssim", "inter_slice_error")
 
 
-# Posterior samples --------------------------------------------------------------------------------
-
-def average_samples(folders: list, target: Path, modality: str, data: Path, first: dict) -> dict:
-    """Mean and voxel-wise sample standard deviation of the ``recon`` of several runs of one measurement.
-
-    ``folders`` are those of the runs; ``target`` gets ``mean.nii.gz`` and ``std.nii.gz`` in the input's units and
-    place. One sample is in memory at a time (Welford 1962, Technometrics 4, 419-420). Returns the metrics of the
-    mean, as `utils.run.metrics.evaluate` gives them for a run: in the prior's unit range, which is `CT_WINDOW` for CT
-    and the range of the whole input file ``data`` for MRI. ``first`` are the metrics that the first run reported;
-    ValueError when they do not come out again here, since the figures of the mean were then not comparable.
-    """
-    # Heavy, and only needed here: runs are started from a small process, as its size counts into theirs.
-    import numpy as np
-    import torch
-
-    from utils.run.metrics import evaluate
-    from utils.io.volume import CT_WINDOW, read_volume, write_volume
-
-    if modality == "CT":
-        low, high = CT_WINDOW
-    else:
-        scan = read_volume(data).array
-        low, high = float(scan.min()), float(scan.max())
-
-    def metrics(array):
-        return evaluate(*(torch.from_numpy(((x - low) / (high - low)).astype(np.float32)) for x in (array, truth)),
-                        SLICE_AXIS[modality])
-
-    truth = read_volume(folders[0] / "GT.nii.gz").array
-    for count, folder in enumerate(folders, 1):
-        sample = read_volume(folder / "recon.nii.gz")
-        if count == 1:
-            found = metrics(sample.array)
-            for name in ("psnr", "ssim", "inter_slice_error"):
-                if first[name] is not None and not np.isclose(found[name], first[name], rtol=1e-3):
-                    raise ValueError(f"{folder}: {name} of recon.nii.gz is {found[name]:g}, its metrics.json says "
-                                     f"{first[name]:g}; the mean would not be comparable")
-            mean, squares = np.zeros(truth.shape), np.zeros(truth.shape)
-        step = sample.array - mean
-        mean += step / count
-        squares += step * (sample.array - mean)
-    target.mkdir(parents=True, exist_ok=True)
-    write_volume(target / "mean.nii.gz", sample.with_array(mean))
-    write_volume(target / "std.nii.gz", sample.with_array(np.sqrt(squares / (count - 1))))
-    return metrics(mean.astype(np.float32))
-
-
-# The tables ---------------------------------------------------------------------------------------
-
-def tabulate(grid: Grid, done, mean_made) -> list[dict]:
+def tabulate(grid: Grid, done: Callable[[str], Record | None], mean_made: Callable[[Cell], Record | None]) -> list[dict]:
     """The rows: for every volume and task the baselines of its measurement, the variants, the means of samples.
 
-    ``done`` gives the record of a run by its key, ``mean_made`` that of a cell's mean, both None where there is
-    none. A row has ``row`` (its title), ``kind`` (baseline, variant or mean), ``runs``, ``against`` (the variant
-    compared with), ``pairs``, ``folder`` (of a mean), and what `statistics` gives.
+    Args:
+        grid: What was to be run.
+        done: Gives the record of a run by its key, None where there is none.
+        mean_made: Gives the record of a cell's mean.
+
+    Returns:
+        Rows with ``row`` (its title), ``kind`` (baseline, variant or mean), ``runs``, ``against`` (the variant compared
+        with), ``pairs``, ``folder`` (of a mean), and what `statistics` gives.
     """
-    groups = {}
+    groups: dict[tuple, list[Cell]] = {}
     for cell in grid.cells:
         groups.setdefault((cell.volume, cell.task), []).append(cell)
     rows = []
@@ -87,14 +45,14 @@ def tabulate(grid: Grid, done, mean_made) -> list[dict]:
     return rows
 
 
-def _group_rows(cells: list[Cell], baseline: str | None, done, mean_made):
+def _group_rows(cells: list[Cell], baseline: str | None, done: Callable, mean_made: Callable) -> Iterator[dict]:
     runs = {cell.variant: {seed: record for seed in (*cell.seeds, *cell.sample_seeds())
                            if (record := done(cell.key(seed)))} for cell in cells}
     values = {variant: {seed: figures(record) for seed, record in own.items()} for variant, own in runs.items()}
-    measured = {}    # the baselines of the measurement, for every seed from the first variant that ran it
+    measured: dict[str, dict] = {}    # the baselines of the measurement, for every seed from the first variant that ran it
     for cell in cells:
         for seed in cell.seeds:
-            for name in runs[cell.variant][seed]["metrics"] if seed in runs[cell.variant] else ():
+            for name in runs[cell.variant][seed].metrics if seed in runs[cell.variant] else ():
                 if name != "recon":
                     measured.setdefault(name, {}).setdefault(seed, figures(runs[cell.variant][seed], name))
     for name, own in measured.items():
@@ -107,7 +65,7 @@ def _group_rows(cells: list[Cell], baseline: str | None, done, mean_made):
             row = _row("mean", f"{cell.variant}, mean of {cell.samples} samples",
                        dict.fromkeys(cell.sample_seeds(), mean), cell.against, values)
             # One volume, compared with the runs of all its seeds: it has no spread of its own.
-            yield row | {"folder": record["folder"]} | {f"{metric}_spread": None for metric in (*MAIN, *BY_VIEW)}
+            yield row | {"folder": record.folder} | {f"{metric}_spread": None for metric in (*MAIN, *BY_VIEW)}
 
 
 def _row(kind: str, title: str, own: dict, against: str | None, values: dict) -> dict:
@@ -117,12 +75,12 @@ def _row(kind: str, title: str, own: dict, against: str | None, values: dict) ->
             "folder": "", **statistics(list(own.values()), pairs)}
 
 
-def figures(record: dict, name: str = "recon") -> dict:
+def figures(record: Record, name: str = "recon") -> dict:
     """The metrics of one volume of a run, flat; of its reconstruction also what the run took."""
-    metrics = record["metrics"][name]
-    values = {key: metrics.get(key) for key in (*DIFFERENCES, "sharpness")}
+    metrics = record.metrics[name]
+    values = {key: metrics.get(key) for key in METRICS}
     values |= {f"{view}_{key}": metrics.get(view, {}).get(key) for key in ("psnr", "ssim") for view in VIEWS}
-    return values | ({key: record[key] for key in ("seconds", "peak_memory_gb")} if name == "recon" else {})
+    return values | ({key: getattr(record, key) for key in ("seconds", "peak_memory_gb")} if name == "recon" else {})
 
 
 def statistics(own: list, pairs: list) -> dict:
@@ -138,11 +96,14 @@ def statistics(own: list, pairs: list) -> dict:
     return result
 
 
-def write_results(output: Path, name: str, grid: Grid, rows: list, known: dict, failures: list) -> None:
-    """Write results.json, results.csv and results.md; ``known`` has the records of all runs by their keys."""
+def write_results(name: str, grid: Grid, rows: list[dict], records: Records, failures: list[str]) -> None:
+    """Write results.json, results.csv and results.md into the evaluation's folder."""
+    output = records.output
+    done = [(cell, seed, records.known[cell.key(seed)]) for cell in grid.cells
+            for seed in sorted({*cell.seeds, *cell.sample_seeds()}) if cell.key(seed) in records.known]
     runs = [{"volume": cell.volume, "task": cell.task, "variant": cell.variant, "seed": seed,
-             **known[cell.key(seed)]} for cell in grid.cells
-            for seed in sorted({*cell.seeds, *cell.sample_seeds()}) if cell.key(seed) in known]
+             **{key: value for key, value in asdict(record).items() if value not in (None, "", ())}}
+            for cell, seed, record in done]
     with complete_file(output / "results.json") as partial:
         partial.write_text(json.dumps({"grid": name, "baseline": grid.baseline, "rows": rows, "runs": runs,
                                        "failures": failures}, indent=2) + "\n", encoding="utf-8")
@@ -150,16 +111,21 @@ def write_results(output: Path, name: str, grid: Grid, rows: list, known: dict, 
         table = csv.DictWriter(stream, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-    programs = {run["program"] for run in runs if run["state"] == "done"}
+    programs: dict[Path, set] = {}      # the digests of each entry point's; they hold the entry point itself
+    for cell, _, record in done:
+        if record.state == "done":
+            programs.setdefault(cell.entry, set()).add(record.program)
     with complete_file(output / "results.md") as partial:
-        partial.write_text(markdown(name, grid.baseline, rows, failures, len(programs)), encoding="utf-8")
+        partial.write_text(markdown(name, grid.baseline, rows, failures, max(map(len, programs.values()), default=0)),
+                           encoding="utf-8")
 
 
-def markdown(name: str, baseline: str | None, rows: list, failures: list, programs: int) -> str:
-    lines = [f"# {name}", "", "Mean ± sample standard deviation over the runs (one a seed)."]
+def markdown(name: str, baseline: str | None, rows: list[dict], failures: list[str], programs: int) -> str:
+    """The text of results.md; ``programs`` is the number of versions of the source code that made the runs."""
+    lines = [f"# {plain(name)}", "", "Mean ± sample standard deviation over the runs (one a seed)."]
     if any(row["against"] for row in rows):
         lines[-1] += (" Δ: paired difference, of the same volume, task and seed, "
-                      + (f"to **{baseline}** where the row names no other variant." if baseline else
+                      + (f"to **{plain(baseline)}** where the row names no other variant." if baseline else
                          "to the variant that the row names."))
     lines[-1] += (" Seconds and peak memory (the host's, not a GPU's) are of a whole process, with start-up and "
                   "baselines; seconds of a mean of samples are those of all its runs.")
@@ -167,27 +133,36 @@ def markdown(name: str, baseline: str | None, rows: list, failures: list, progra
         lines += ["", f"**The runs were made by {programs} versions of the source code.**"]
     for volume, task in dict.fromkeys((row["volume"], row["task"]) for row in rows):
         own = [row for row in rows if (row["volume"], row["task"]) == (volume, task)]
-        lines += ["", f"## {volume}, {task}"]
-        for metrics, differences in ((MAIN, DIFFERENCES), (BY_VIEW, ())):
-            titles = ["", "runs"]
-            for metric, (title, _) in metrics.items():
-                titles += [title] + ["Δ"] * (metric in differences)
-            lines += ["", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-            for row in own:
-                other = row["against"] if row["against"] != baseline else ""
-                parts = [row["row"].replace("|", "\\|") + f" (Δ to {other})" * bool(other), str(row["runs"])]
-                for metric, (_, digits) in metrics.items():
-                    parts.append(shown(row, metric, f".{digits}f"))
-                    if metric in differences:
-                        parts.append(shown(row, f"{metric}_difference", f"+.{digits}f"))
-                lines.append(f"| {' | '.join(parts)} |")
-        lines += [f"\n{row['row']}: `{row['folder']}`" for row in own if row["folder"]]
+        lines += ["", f"## {plain(volume)}, {plain(task)}", "", *_table(own, baseline, MAIN, DIFFERENCES),
+                  "", *_table(own, baseline, BY_VIEW, ())]
+        lines += [f"\n{plain(row['row'])}: `{row['folder']}`" for row in own if row["folder"]]
     if failures:
-        lines += ["", "## Failed, tried again at the next start", "", *(f"- {failure}" for failure in failures)]
+        lines += ["", "## Failed, tried again at the next start", "", *(f"- {plain(failure)}" for failure in failures)]
     return "\n".join(lines) + "\n"
 
 
+def _table(rows: list[dict], baseline: str | None, metrics: dict, differences: tuple) -> Iterator[str]:
+    titles = ["", "runs"]
+    for metric, (title, _) in metrics.items():
+        titles += [title] + ["Δ"] * (metric in differences)
+    yield from (f"| {' | '.join(titles)} |", "|---" * len(titles) + "|")
+    for row in rows:
+        other = row["against"] if row["against"] != baseline else ""
+        parts = [plain(row["row"]) + f" (Δ to {plain(other)})" * bool(other), str(row["runs"])]
+        for metric, (_, digits) in metrics.items():
+            parts.append(shown(row, metric, f".{digits}f"))
+            if metric in differences:
+                parts.append(shown(row, f"{metric}_difference", f"+.{digits}f"))
+        yield f"| {' | '.join(parts)} |"
+
+
+def plain(text: str) -> str:
+    """One line of Markdown that shows a text as it is, without HTML, links or columns of its own."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
 def shown(row: dict, name: str, form: str) -> str:
+    """A mean with its spread."""
     if row[name] is None:
         return "–"
     spread = row[f"{name}_spread"]

@@ -1,137 +1,94 @@
 """CT and MR series in DICOM: the slices of a folder as one volume in the patient."""
-import re
-import struct
-from dataclasses import dataclass
+import logging
+from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
+
+from utils.io.dicom_file import UNCOMPRESSED, Slice, fill, read_slices
+from utils.io.volume import Volume
+
+log = logging.getLogger(__name__)
 
 MODALITIES = ("CT", "MR")
-POSITION = 0.01                 # of the distance between slices: how far a slice may lie from its even place
-UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")    # transfer syntaxes
+AIR = -1000.0                   # HU, where a CT says that its pixels are padding
+POSITION = 0.1                  # mm, and at most a quarter of the step: how far a slice may lie from its even place
 RATIO = 1000                    # above what a compressed slice can be larger than its file
-SLICES = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.[24](\.1)?")    # SOP classes of CT and MR images
-TAGS = {"uid": "0020|000e", "number": "0020|0011", "description": "0008|103e", "modality": "0008|0060",
-        "position": "0020|0032", "orientation": "0020|0037", "spacing": "0028|0030", "colour": "0028|0004",
-        "bits": "0028|0100", "samples": "0028|0002", "frames": "0028|0008"}
+DIFFERENCES = ("time", "acquisition", "echo time", "inversion time", "flip angle", "b value", "trigger time", "kernel",
+               "kind", "stack", "acquisition time", "instance")    # of slices at one position, the telling ones first
 
 
-@dataclass(frozen=True)
-class _Slice:
-    """A DICOM image: its file, size (x, y, frames), transfer syntax, and the texts of `TAGS` ("" where missing)."""
+def read_series(folder: str | Path, series: str | None = None, modality: str | None = None) -> Volume:
+    """The CT or MR series of a folder, CT in HU.
 
-    path: Path
-    size: tuple
-    syntax: str
-    tags: dict
+    Slices are put in the order of their positions, whatever their names; the place is that of ImagePositionPatient,
+    ImageOrientationPatient and PixelSpacing, the spacing along z that of the positions. Slope and intercept are those
+    of each slice. Padding becomes air in CT (-1000 HU), in MR 0 or the lowest other value where that is below.
+    Frames of enhanced CT and MR are slices like others. Copies of a slice count once, with a warning. Files that are
+    not DICOM, objects without pixels (reports, contours) and folders inside the folder are passed over.
 
-    def numbers(self, name: str, count: int) -> np.ndarray:
-        """The ``count`` numbers of a tag. ValueError where they are missing, or none."""
-        try:
-            values = np.array([float(text) for text in self.tags[name].split("\\")])
-        except ValueError:
-            values = np.zeros(0)
-        if values.size != count or not np.isfinite(values).all() or abs(values).max() > 1e6:
-            raise ValueError(f"{self.path}: {name} {self.tags[name][:80]!r}; accepted: {count} numbers (tag "
-                             f"{TAGS[name].replace('|', ',')})")
-        return values
+    Args:
+        folder: the folder with the files.
+        series: UID, an unambiguous beginning of it, or the number of one of several series.
+        modality: "ct" or "mr", where only that is wanted.
 
+    Returns:
+        The volume, float32 [D, H, W]; z is the cross product of the directions of rows and columns.
 
-def read_series(folder: str | Path, series: str | None = None) -> sitk.Image:
-    """The CT or MR series of a folder as a float32 image, CT in HU (rescale slope and intercept applied).
-
-    ``series`` is the UID, an unambiguous beginning of it, or the number of one of several series. Slices are put in
-    the order of their positions, whatever their names; the geometry is that of ImagePositionPatient,
-    ImageOrientationPatient and PixelSpacing, the spacing along z that of the positions. Files that are not DICOM,
-    and objects without pixels (reports, contours) are passed over, folders inside it too.
-
-    Raises ValueError in one line that names the file or folder, what was found and what is accepted: for slices
-    that are missing, double, unevenly spaced, sheared (gantry tilt), of different size or orientation, in colour,
-    of another modality, or damaged.
+    Raises:
+        ValueError: in one line that names the file or folder, what was found and what is accepted: slices that are
+            missing, double, unevenly spaced, sheared (gantry tilt), of different size or orientation, in colour, of
+            another modality, rescaled in part, or damaged.
     """
     folder = Path(folder)
-    found = {}
+    found: dict[str, list[Slice]] = {}
     for path in sorted(folder.iterdir()):
-        if path.is_file() and (image := _read_header(path)):
+        for image in read_slices(path) if path.is_file() else []:
             found.setdefault(image.tags["uid"], []).append(image)
     if not found:
-        raise ValueError(f"{folder}: a folder without a DICOM image; accepted: a folder with a CT or MR series (or a "
-                         "NIfTI file)")
-    slices = found[_choose(folder, found, series)]
-    first, orientation = slices[0], None
-    for image in slices:
-        _check_kind(image)
-        orientation = image.numbers("orientation", 6)
-        for name, own, others in (("size", image.size, first.size),
-                                  ("pixel spacing", image.numbers("spacing", 2), first.numbers("spacing", 2)),
-                                  ("orientation", orientation, first.numbers("orientation", 6))):
-            if not np.allclose(own, others, rtol=1e-4, atol=1e-4):
-                raise ValueError(f"{image.path}: {name} {_text(own)}, that of {first.path.name} is {_text(others)}; "
-                                 "accepted: the same in all slices")
-    axes = _axes(first)
-    slices, step = _in_order(folder, slices, axes)
-    array = np.empty((len(slices), *first.size[1::-1]), np.float32)
-    for image, target in zip(slices, array):
-        target[...] = _pixels(image)
-    rows, columns = first.numbers("spacing", 2)    # distance between rows, and between columns
-    volume = sitk.GetImageFromArray(array)
-    volume.SetSpacing((columns, rows, step))
-    volume.SetOrigin(slices[0].numbers("position", 3).tolist())
-    volume.SetDirection(axes.ravel().tolist())
-    return volume
-
-
-def _read_header(path: Path) -> _Slice | None:
-    """What the file says of itself; None for a file that is not DICOM, or holds no image. ValueError if damaged."""
-    syntax, kind = _file_meta(path)
-    if syntax is None:
-        return None
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)    # what matters is an error here
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
+        raise ValueError(f"{folder}: a folder without a DICOM image{_below(folder)}; accepted: a folder with a CT or "
+                         "MR series (or a NIfTI file)")
+    slices = found.pop(_choose(folder, found, series))
     try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        if kind and not SLICES.fullmatch(kind):
-            return None
-        raise ValueError(f"{path}: damaged or incomplete DICOM file; accepted: whole files") from None
-    size = (*reader.GetSize(), 1, 1)[:3]
-    stored = {name: reader.GetMetaData(tag).strip(" \0") if reader.HasMetaDataKey(tag) else ""
-              for name, tag in TAGS.items()}
-    # Bytes that are no UTF-8 come as lone surrogates, which can't be printed.
-    plain = {name: "".join(letter if " " <= letter <= "~" else " " if letter.isspace() else "?" for letter in text)
-             for name, text in stored.items()}
-    return _Slice(path, size, syntax, plain)
+        for image in slices:
+            _check_kind(image, (modality.upper(),) if modality else MODALITIES)
+        axes = _axes(slices[0])
+        _check_alike(slices)
+        slices, step = _in_order(slices, axes)
+    except ValueError as error:
+        others = f"; other series: {_titles(found)}" if found else ""
+        raise ValueError(f"{error}{_kinds(slices)}{others}") from None
+    columns, rows = slices[0].size
+    array = np.empty((len(slices), rows, columns), np.float32)
+    for _, pairs in groupby(zip(slices, array), lambda pair: pair[0].path):
+        fill(list(pairs))
+    padding = np.isnan(array)
+    if padding.any():
+        array[padding] = AIR if slices[0].tags["modality"] == "CT" else np.min(array, where=~padding, initial=0)
+    down, along = slices[0].numbers("spacing", 2)    # distance between rows, and between columns
+    return Volume(array, (float(along), float(down), step), tuple(slices[0].numbers("position", 3).tolist()),
+                  tuple(axes.ravel().tolist()))
 
 
-def _file_meta(path: Path) -> tuple[str | None, str]:
-    """Transfer syntax and SOP class of a DICOM file (PS3.10, 7.1); None, "" for another file."""
-    with open(path, "rb") as stream:
-        start = stream.read(4096)
-    if start[128:132] != b"DICM":
-        return None, ""
-    found, place = {}, 132
-    while start[place:place + 2] == b"\2\0" and place + 8 <= len(start):    # group 2: explicit, little endian
-        element, kind, length = struct.unpack_from("<2xH2sH", start, place)
-        place += 8
-        if kind in (b"OB", b"OW", b"UN", b"SQ", b"UT"):
-            length, = struct.unpack_from("<I", start.ljust(place + 4, b"\0"), place)
-            place += 4
-        found[element] = start[place:place + length].decode("latin-1").strip(" \0")
-        place += length
-    return found.get(0x10, ""), found.get(0x02, "")
+def _below(folder: Path) -> str:
+    """Which folders inside this one hold DICOM images, as part of a message."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    inside = [parent for parent, paths in groupby(files, lambda path: path.parent) if any(map(read_slices, paths))]
+    return f", but with such in {', '.join(str(path.relative_to(folder)) for path in inside[:9])}" if inside else ""
+
+
+def _titles(found: dict) -> str:
+    return "; ".join(f"{uid} (number {images[0].tags['number'] or '-'}, {images[0].tags['modality'] or 'no modality'}, "
+                     f"{images[0].tags['description'] or 'no description'}, {len(images)} slices)"
+                     for uid, images in found.items())
 
 
 def _choose(folder: Path, found: dict, series: str | None) -> str:
     """The UID of the series that is meant."""
-    titles = [f"{uid} (number {images[0].tags['number'] or '-'}, {images[0].tags['modality'] or 'no modality'}, "
-              f"{images[0].tags['description'] or 'no description'}, {len(images)} slices)"
-              for uid, images in found.items()]
     if series is None:
         if len(found) > 1:
-            raise ValueError(f"{folder}: {len(found)} series; choose one with --series UID: {'; '.join(titles)}")
+            raise ValueError(f"{folder}: {len(found)} series; choose one as series: {_titles(found)}")
         return next(iter(found))
     series = series.strip()
     for fits in (lambda uid: uid == series, lambda uid: found[uid][0].tags["number"] == series,
@@ -141,83 +98,152 @@ def _choose(folder: Path, found: dict, series: str | None) -> str:
             return matches[0]
         if matches:
             break
-    raise ValueError(f"{folder}: --series {series} is {'that of several' if matches else 'not there'}; accepted: the "
-                     f"UID, its beginning, or the number of one of {'; '.join(titles)}")
+    raise ValueError(f"{folder}: series {series} is {'that of several' if matches else 'not there'}; accepted: the "
+                     f"UID, its beginning, or the number of one of {_titles(found)}")
 
 
-def _check_kind(image: _Slice) -> None:
-    tags = image.tags
-    if tags["modality"] not in MODALITIES:
-        raise ValueError(f"{image.path}: modality {tags['modality'] or 'missing'}; accepted: {' or '.join(MODALITIES)}")
-    if tags["samples"] not in ("", "1") or tags["colour"] != "MONOCHROME2":
-        raise ValueError(f"{image.path}: colours {tags['colour'] or 'missing'}; accepted: MONOCHROME2 (grey)")
-    if image.size[2] != 1 or tags["frames"] not in ("", "1"):
-        raise ValueError(f"{image.path}: {tags['frames'] or image.size[2]} frames in one file; accepted: one slice "
-                         "a file")
-    if tags["bits"] not in ("8", "16", "32"):
-        raise ValueError(f"{image.path}: {tags['bits'] or 'unknown number of'} bits a pixel; accepted: 8, 16, 32")
-    if min(image.numbers("spacing", 2)) < 1e-4:
-        raise ValueError(f"{image.path}: pixel spacing {_text(image.numbers('spacing', 2))}; accepted: above zero (mm)")
-    needed, stored = image.size[0] * image.size[1] * int(tags["bits"]) // 8, image.path.stat().st_size
+def _check_kind(image: Slice, modalities: tuple) -> None:
+    tags, (width, height), stored = image.tags, image.size, image.path.stat().st_size
+    colour, bits, frames = tags["colour"], tags["bits"], tags["frames"] or "1"
+    for bad, found, accepted in (
+            (tags["modality"] not in modalities, f"modality {tags['modality'] or 'missing'}", " or ".join(modalities)),
+            (tags["samples"] not in ("", "1") or colour != "MONOCHROME2", f"colours {colour or 'missing'}",
+             "MONOCHROME2 (grey)"),
+            (frames != "1" and not image.enhanced, f"{frames} frames in one file",
+             "one slice a file, or enhanced CT or MR"),
+            (bits not in ("8", "16", "32"), f"{bits or 'unknown number of'} bits a pixel", "8, 16, 32"),
+            (_is_localizer(image), "a localizer (survey image)", "slices of a volume"),
+            (min(image.numbers("spacing", 2)) < 1e-4, f"pixel spacing {_text(image.numbers('spacing', 2))}",
+             "above zero (mm)")):
+        if bad:
+            raise ValueError(f"{image}: {found}; accepted: {accepted}")
+    needed = width * height * int(bits) // 8 * int(frames)
     if needed > stored * (1 if image.syntax in UNCOMPRESSED else RATIO):
-        raise ValueError(f"{image.path}: {stored} bytes for {image.size[0]} x {image.size[1]} pixels of {tags['bits']} "
-                         "bits; accepted: all of them")
+        raise ValueError(f"{image}: {stored} bytes for {width} x {height} pixels of {bits} bits; accepted: all of them")
 
 
-def _axes(image: _Slice) -> np.ndarray:
+def _is_localizer(image: Slice) -> bool:
+    return "LOCALIZER" in image.tags["kind"].upper()
+
+
+def _check_alike(slices: list[Slice]) -> None:
+    """Size, spacing and orientation are the same in all slices, and all or none say how to rescale them."""
+    first = slices[0]
+    for image in slices:
+        for name, own, others in (("size", image.size, first.size),
+                                  ("pixel spacing", image.numbers("spacing", 2), first.numbers("spacing", 2)),
+                                  ("orientation", image.numbers("orientation", 6), first.numbers("orientation", 6))):
+            if not np.allclose(own, others, rtol=1e-4, atol=1e-4):
+                raise ValueError(f"{image}: {name} {_text(own)}, that of {first.name} is {_text(others)}; accepted: "
+                                 "the same in all slices")
+    scaled = [image for image in slices if image.tags["slope"] or image.tags["intercept"]]
+    for image in slices if scaled else ():
+        for name in ("slope", "intercept"):
+            if not image.tags[name]:
+                other = scaled[0].tags
+                raise ValueError(f"{image}: no rescale {name}, {scaled[0].name} has slope {other['slope'] or '-'}, "
+                                 f"intercept {other['intercept'] or '-'}; accepted: both in all slices, or in none")
+        if not image.numbers("slope", 1)[0]:
+            raise ValueError(f"{image}: rescale slope 0; accepted: another number")
+        image.numbers("intercept", 1)
+
+
+def _axes(image: Slice) -> np.ndarray:
     """Directions of the axes x, y, z as the columns of a 3x3 matrix."""
     row, column = np.reshape(image.numbers("orientation", 6), (2, 3))
     if np.abs([row @ row - 1, column @ column - 1, row @ column]).max() > 1e-3:
-        raise ValueError(f"{image.path}: orientation {_text((*row, *column))}; accepted: two unit vectors at "
-                         "right angles")
+        raise ValueError(f"{image}: orientation {_text((*row, *column))}; accepted: two unit vectors at right angles")
     row = row / np.linalg.norm(row)
     column = column - (column @ row) * row
     column /= np.linalg.norm(column)
     return np.stack([row, column, np.cross(row, column)], axis=1)
 
 
-def _in_order(folder: Path, slices: list, axes: np.ndarray) -> tuple[list, float]:
-    """The slices along the normal, and the distance (mm) from one to the next, which is the same everywhere."""
+def _in_order(slices: list[Slice], axes: np.ndarray) -> tuple[list[Slice], float]:
+    """The slices along the normal, copies left out, and the distance (mm) from one to the next."""
+    slices = _without_copies(sorted(slices, key=lambda image: float(image.numbers("position", 3) @ axes[:, 2])))
     if len(slices) < 2:
-        raise ValueError(f"{slices[0].path}: a series of one slice; accepted: two or more")
-    slices = sorted(slices, key=lambda image: float(image.numbers("position", 3) @ axes[:, 2]))
+        raise ValueError(f"{slices[0]}: a series of one slice; accepted: two or more")
     positions = np.array([image.numbers("position", 3) for image in slices])
-    along = (positions - positions[0]) @ axes[:, 2]
+    along = positions @ axes[:, 2]
     steps = np.diff(along)
     usual = float(np.median(steps))
+    # Each coordinate may be rounded to POSITION; a step along an oblique normal then differs by more.
+    near = min(POSITION * np.abs(axes[:, 2]).sum(), usual / 4) + 1e-3
     for image, other, step, place in zip(slices[1:], slices, steps, positions[1:]):
-        where = f"{image.path}: position {_text(place)} mm"
-        if step < 1e-3:
-            raise ValueError(f"{where} is that of {other.path.name}; accepted: one slice at a position")
-        if abs(step - usual) > POSITION * usual + 0.005:
+        if abs(step - usual) > near:
             missing = f", {round(step / usual) - 1} missing" if step > 1.5 * usual else ""
-            raise ValueError(f"{where} is {step:.4g} mm from that of {other.path.name}{missing}; accepted: "
-                             f"{usual:.4g} mm between all slices, as most of them have")
-    step = float(along[-1] / (len(slices) - 1))
-    away = positions - positions[0] - np.outer(np.arange(len(slices)) * step, axes[:, 2])
+            raise ValueError(f"{image}: position {_text(place)} mm is {step:.4g} mm from that of {other.name}{missing}"
+                             f"; accepted: {usual:.4g} mm between all slices, as most of them have"
+                             f"{_even_parts(along, near)}")
+    step = float(along[-1] - along[0]) / (len(slices) - 1)
+    away = np.abs(positions - positions[0] - np.outer(np.arange(len(slices)) * step, axes[:, 2])).max(1)
     for image, place, offset in zip(slices, positions, away):
-        if np.linalg.norm(offset) > POSITION * step + 0.005:
-            raise ValueError(f"{image.path}: position {_text(place)} mm is {np.linalg.norm(offset):.4g} mm from where "
-                             "an even, upright stack has it (gantry tilt?); accepted: slices exactly above each other")
+        if offset > near:
+            raise ValueError(f"{image}: position {_text(place)} mm is {offset:.4g} mm from where an even, upright "
+                             "stack has it (gantry tilt?); accepted: slices exactly above each other")
     return slices, step
 
 
-def _pixels(image: _Slice) -> np.ndarray:
-    """Rescaled values [y, x] of a slice."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(image.path))
-    try:
-        array = sitk.GetArrayFromImage(reader.Execute())
-    except (RuntimeError, MemoryError):
-        raise ValueError(f"{image.path}: damaged or incomplete pixels; accepted: whole files") from None
-    if array.size != image.size[0] * image.size[1] or array.dtype.kind not in "iuf":
-        raise ValueError(f"{image.path}: pixels of type {array.dtype} and shape {array.shape}; accepted: grey values")
-    with np.errstate(over="ignore"):
-        array = array.reshape(image.size[1::-1]).astype(np.float32)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{image.path}: pixels are NaN, infinite or beyond float32; accepted: finite values")
-    return array
+def _without_copies(slices: list[Slice]) -> list[Slice]:
+    """One slice at each position, of ``slices`` in their order: the others there must have its values."""
+    places = [image.numbers("position", 3) for image in slices]
+    groups: list[list[Slice]] = []
+    for image, place, before in zip(slices, places, [None, *places]):
+        if before is not None and np.abs(place - before).max() < 1e-3:
+            groups[-1].append(image)
+        else:
+            groups.append([image])
+    copies = 0
+    for first, *others in groups:
+        for image in others:
+            values = np.empty((2, *first.size[::-1]), np.float32)
+            fill([(first, values[0])])
+            fill([(image, values[1])])
+            if not np.array_equal(values[0], values[1], equal_nan=True):
+                raise ValueError(f"{image}: position {_text(image.numbers('position', 3))} mm is that of {first.name}"
+                                 f"; accepted: one slice at a position ({_several(groups)})")
+            copies += 1
+    if copies:
+        log.warning("%s: %d of %d slices are copies of others, and left out", slices[0].path.parent, copies,
+                    len(slices))
+    return [group[0] for group in groups]
+
+
+def _several(groups: list[list[Slice]]) -> str:
+    """What the slices at one position differ in, as part of a message."""
+    several = [group for group in groups if len(group) > 1]
+    text = f"{len(several)} of {len(groups)} positions have several"
+    for name in DIFFERENCES:
+        values = [sorted({image.tags[name] for image in group}) for group in several]
+        if all(len(own) == len(group) for own, group in zip(values, several)):
+            same = all(own == values[0] for own in values)
+            return f"{text}, of different {name}{': ' + ', '.join(values[0][:9]) if same else ''}"
+    return text
+
+
+def _even_parts(along: np.ndarray, near: float) -> str:
+    """Which parts of unevenly spaced slices could be volumes, as part of a message."""
+    steps, parts, begin = np.diff(along), [], 0
+    for k in range(1, len(steps) + 1):
+        if k == len(steps) or abs(steps[k] - steps[begin]) > near:
+            parts += [f"{along[begin]:.6g} to {along[k]:.6g} mm ({k - begin + 1} slices, {steps[begin]:.4g} mm apart)"
+                      ] * (k - begin > 1)
+            begin = k
+    return f"; even parts, along the normal: {', '.join(parts[:9])}" if parts else ""
+
+
+def _kinds(slices: list[Slice]) -> str:
+    """How many slices of which plane and size there are, as part of a message; "" for one kind."""
+    kinds: Counter[str] = Counter()
+    for image in slices:
+        try:
+            plane = ("sagittal", "coronal", "axial")[np.abs(_axes(image)[:, 2]).argmax()]
+        except ValueError:
+            plane = "no plane"
+        kinds[f"{'localizer, ' * _is_localizer(image)}{plane}, {image.tags['columns']} x {image.tags['rows']}"] += 1
+    text = "; ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return f" (the series has {text})" if len(kinds) > 1 else ""
 
 
 def _text(values) -> str:

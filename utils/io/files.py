@@ -1,13 +1,26 @@
 """Files that are complete or not there, and what is in them."""
 import hashlib
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
-PLAIN_ENDINGS = (".nii.gz", ".nii", ".npy", ".mha", ".mhd", ".nrrd", ".nhdr", ".tif", ".tiff", ".yaml", ".yml")
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("algorithms/*.py", "models/*.py", "op/*.*", "physics/*.py", "utils/**/*.py", "configs/geometry/*.yaml")
-NO_PART_OF_A_RUN = [path for room in ("evaluation", "train", "phantoms") for path in ROOT.glob(f"utils/{room}/*.py")]
+ROOMS = ("algorithms", "models", "op", "physics", "utils/cli", "utils/io", "utils/run")     # that a run uses
+SOURCES = (".py", ".cpp", ".cu", ".h")
+ENDINGS = re.compile(r"\.(nii|nii\.gz|npy|mha|mhd|nrrd|nhdr|tiff?|ya?ml)$", re.IGNORECASE)
+
+
+def plain_name(path: str | Path) -> str:
+    """What a file or folder is called in the names of results: one part of a path, not empty, no dots alone.
+
+    Of a file, without one of the `ENDINGS`; a folder's name stays whole. Characters that cannot be printed (of names
+    that are not UTF-8, say) become "_".
+    """
+    name = os.path.basename(os.path.abspath(path))
+    stem = name if os.path.isdir(path) else ENDINGS.sub("", name)
+    stem = stem.lstrip(".") or name.strip(".") or "unnamed"
+    return "".join(letter if letter.isprintable() else "_" for letter in stem)
 
 
 @contextmanager
@@ -26,6 +39,24 @@ def complete_file(path: str | Path):
         partial.unlink(missing_ok=True)
 
 
+def clear_partial(*folders: Path) -> None:
+    """Delete what `complete_file` left in folders when a process was killed; what others write now stays."""
+    for path in (path for folder in folders for path in folder.glob(".partial-*")):
+        number = path.name.split("-")[1]
+        if not (number.isdigit() and int(number) != os.getpid() and _runs(int(number))):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:     # another user's
+        pass
+    return True
+
+
 def content_digest(*paths: Path) -> str:
     """SHA-256 of the content of files, and of everything below folders with its names there."""
     total = hashlib.sha256()
@@ -39,15 +70,21 @@ def content_digest(*paths: Path) -> str:
     return total.hexdigest()
 
 
-def program_digest(entry: Path) -> str:
-    """Identifies the source code of a run that starts with the file ``entry``."""
-    files = {path for pattern in SOURCES for path in ROOT.glob(pattern)}.difference(NO_PART_OF_A_RUN)
-    return content_digest(entry, *sorted(files))[:12]
+def program_digest(root: Path = ROOT) -> str:
+    """Identifies the source code of a run: all of the rooms that runs use, and the scripts that start one.
+
+    CT and MR share it, so that a study of both is seen to be made by one program.
+    """
+    files = [path for room in ROOMS for path in (root / room).rglob("*") if path.suffix in SOURCES]
+    return content_digest(*sorted([*files, *root.glob("recon_*.py")]))[:12]
 
 
-def plain_name(path: Path) -> str:
-    """A file's or folder's name without its known ending, safe as the name of a folder: never empty, "." or ".."."""
-    name = path.name if path.name not in ("", ".", "..") else path.resolve().name
-    ending = next((ending for ending in PLAIN_ENDINGS if name.lower().endswith(ending)), "")
-    short = name[:len(name) - len(ending)]
-    return short if short not in ("", ".", "..") else name or "root"
+def save_tensors(path: str | Path, content: dict) -> None:
+    """`torch.save` through `complete_file`. OSError where it cannot be written."""
+    import torch
+
+    with complete_file(path) as partial:
+        try:
+            torch.save(content, partial)
+        except RuntimeError as error:       # of a full disk
+            raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0][:120]})") from None

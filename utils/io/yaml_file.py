@@ -1,15 +1,26 @@
 """YAML files, without what YAML passes over in silence or can be made to blow up with."""
+import re
+from pathlib import Path
+
 import yaml
 
 LONGEST = 500_000           # characters; they take some 5 s
 MOST = 100_000              # values that a text with aliases may stand for
 DEEPEST = 50                # sections and lists within each other; the parser takes the square of it in time
 
+# Numbers are decimal. YAML 1.1 has 0100 for 64, 7:00 for 420 and 1e-2 for a text; 0b111, 0x1F, 1_000, 7:00 and dates
+# are texts here, which no number is expected to be.
+WHOLE = re.compile(r"[-+]?[0-9]+")
+REAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
 
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice, of which YAML would silently take the last, and nesting below `DEEPEST`."""
 
     depth = 0
+    yaml_implicit_resolvers = {         # noqa: RUF012, of the base class
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in ("bool", "merge", "null")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
 
     def compose_node(self, parent, index):
         self.depth += 1
@@ -28,12 +39,33 @@ class _Loader(yaml.SafeLoader):
             names.add(name)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node):
+        text = self.construct_scalar(node)
+        if WHOLE.fullmatch(text):
+            return int(text)
+        if not REAL.fullmatch(text):
+            raise ValueError(f"line {node.start_mark.line + 1}: {short(text)} is no decimal number")
+        return float(re.sub(r"\.(?=[a-zA-Z])", "", text))       # .inf and .nan
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts a text in quotes where `_Loader`, or another reader of YAML, would take it for a number."""
+
+
+for _kind, _pattern in (("int", WHOLE), ("float", REAL)):
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(rf"({_pattern.pattern})$"),
+                                     list("-+.0123456789"))
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
+
 
 def parse_yaml(text: str):
-    """The tree that a YAML text stands for. ValueError in one line for anything that is no such text.
+    """The tree that a YAML text stands for.
 
-    Refused are keys that stand twice, aliases (*name) that stand for themselves or for more than `MOST` values in
-    all, nesting below `DEEPEST`, and texts of more than `LONGEST` characters.
+    Raises:
+        ValueError: In one line, for anything that is no such text. Refused are also keys that stand twice, aliases
+            (*name) that stand for themselves or for more than `MOST` values in all, nesting below `DEEPEST`, and texts
+            of more than `LONGEST` characters.
     """
     if len(text) > LONGEST:
         raise ValueError(f"{len(text)} characters of YAML; accepted: {LONGEST} or fewer")
@@ -57,7 +89,7 @@ def parse_yaml(text: str):
         raise ValueError(f"not a YAML file ({_line(str(error))})") from None
 
 
-def read_yaml(path):
+def read_yaml(path: str | Path):
     """`parse_yaml` of a file; its ValueError names the file. OSError when the file cannot be read."""
     with open(path, encoding="utf-8") as stream:
         try:
@@ -66,6 +98,27 @@ def read_yaml(path):
             raise ValueError(f"{path}: not a YAML file ({_line(str(error))})") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+
+def yaml_text(tree, **layout) -> str:
+    """The text that `parse_yaml` reads back to an equal tree; ``layout`` is for `yaml.dump`."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, **layout)
+
+
+def read_args(path: str | Path) -> dict:
+    """What a run wrote into its args.yaml: the flags by name, and the sections ``digests``, ``versions``, ``machine``.
+
+    Raises:
+        ValueError: In one line that names the file, where it is no such record.
+        OSError: When the file cannot be read.
+    """
+    tree = read_yaml(path)
+    sections = ("digests", "versions", "machine")
+    if not (isinstance(tree, dict) and {"method", "digests"} <= tree.keys() and all(isinstance(k, str) for k in tree)
+            and all(isinstance(value, dict) if key in sections else not isinstance(value, dict)
+                    for key, value in tree.items())):
+        raise ValueError(f"{path}: not the args.yaml of a run; accepted: a file that a run of this program wrote")
+    return tree
 
 
 def short(value) -> str:

@@ -7,24 +7,13 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from utils.io.files import ROOT, content_digest
+from utils.io.files import content_digest, program_digest
 from utils.io.yaml_file import read_yaml, short
 
 log = logging.getLogger(__name__)
 
-UNRECORDED = ("resume", "source", "debug", "verbosity")     # of the options, those that change no voxel
-FILES = ("data", "projections", "flat", "dark", "geometry", "checkpoint_path", "config_path")
-ROOMS = ("algorithms", "models", "op", "physics", "utils/cli", "utils/io", "utils/run")     # that a run uses
-SOURCES = (".py", ".cpp", ".cu", ".h")
-
-
-def program_digest(root: Path = ROOT) -> str:
-    """Identifies the source code of a run: all of the rooms that runs use, and the scripts that start one.
-
-    CT and MR share it, so that a study of both is seen to be made by one program.
-    """
-    files = [path for room in ROOMS for path in (root / room).rglob("*") if path.suffix in SOURCES]
-    return content_digest(*sorted([*files, *root.glob("recon_*.py")]))[:12]
+UNRECORDED = ("resume", "source", "debug", "verbosity", "preset", "environment", "modality")     # of the options, those that change no voxel
+FILES = ("data", "projections", "flat", "dark", "bad_pixels", "geometry", "checkpoint_path", "config_path")
 
 
 def record(options, device: str) -> dict:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from models.checkpoint import read_checkpoint, save
+from models.checkpoint import read_checkpoint
+from utils.io.files import save_tensors
 
 STATE_SHARE = 0.02      # of a run's time, the most that keeping its state takes
 
@@ -28,7 +29,7 @@ class StateFile:
         if begun < self.due:
             return
         state = make_state()
-        save(self.path, {**state, "digest": self._digest(state)})
+        save_tensors(self.path, {**state, "digest": self._digest(state)})
         saved = time.perf_counter()
         self.due = saved + (saved - begun) / STATE_SHARE
 

@@ -14,7 +14,9 @@ import torch
 import yaml
 
 from utils.io.files import complete_file
-from utils.io.volume import Volume, scale_from_unit, write_volume
+from utils.io.intensity import scale_from_unit
+from utils.io.nifti import write_volume
+from utils.io.volume import Volume
 from utils.run.device import peak_memory
 from utils.run.figure import save_panel
 from utils.run.folder import data_name, is_complete, new_folder, owned, parent_folder, task_label

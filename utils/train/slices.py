@@ -1,30 +1,41 @@
 """Training data: random 2D slices of volumes, as the priors see them, and their cache on disk."""
 import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from models.window import CT_WINDOW
 from utils import phantoms as phantom
 from utils.io.files import complete_file
-from utils.io.volume import CT_WINDOW, SUFFIXES, Volume, read_volume, scale_to_unit
+from utils.io.intensity import scale_to_unit
+from utils.io.nifti import SUFFIXES
+from utils.io.read import read_volume
+from utils.io.volume import Volume
 
 EMPTY = 0.03    # standard deviation below which an MR image counts as empty
 VERSION = 1     # of the cached slices; to be raised when the values below, or the phantoms, change
 MR_PERCENTILE = 99.9
 
 
-def find_volumes(paths) -> list[Path]:
-    """The NIfTI files among ``paths``: files, and of a folder all in it, sorted by name.
+class NoContrast(ValueError):
+    """A volume whose slices would all have one value."""
 
-    Raises ValueError for a folder without one, a file of another kind, or one that is given twice.
+
+def find_volumes(paths: Iterable[Path]) -> list[Path]:
+    """The NIfTI files among ``paths``: files, and of a folder all in it that are not hidden, sorted by name.
+
+    Raises:
+        ValueError: a folder without one, a file of another kind, or one that is given twice.
     """
     found = []
     for path in map(Path, paths):
         inside = [path]
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES) and file.is_file())
+            inside = sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES) and file.is_file()
+                            and not file.name.startswith("."))    # such as the ._scan.nii.gz that macOS leaves
         if not inside or not inside[0].name.lower().endswith(SUFFIXES):
             raise ValueError(f"{path}: {'not' if inside else 'holds not'} a NIfTI file; accepted: names that end in "
                              f"{' or '.join(SUFFIXES)}, and folders with such files")
@@ -32,21 +43,36 @@ def find_volumes(paths) -> list[Path]:
     resolved = [path.resolve() for path in found]
     for i, path in enumerate(resolved):
         if path in resolved[:i]:
-            raise ValueError(f"{found[i]}: given twice; accepted: every volume once, in --data or in --validation")
+            raise ValueError(f"{found[i]}: given twice; accepted: every volume once, for training or for "
+                             "validation")
     return found
 
 
 def ct_slices(volume: Volume) -> torch.Tensor:
-    """Axial slices [D, H, W] of a CT in HU, its window `CT_WINDOW` scaled to [0, 1]."""
-    return torch.from_numpy(scale_to_unit(volume.array, *CT_WINDOW))
+    """Axial slices [D, H, W] of a CT in HU, its window `CT_WINDOW` scaled to [0, 1].
+
+    Raises:
+        NoContrast: all voxels have one value in the window.
+    """
+    try:
+        return torch.from_numpy(scale_to_unit(volume.array, *CT_WINDOW))
+    except ValueError as error:
+        raise NoContrast(str(error)) from None
 
 
 def mr_slices(volume: Volume) -> torch.Tensor:
     """Slices that contain z, [H, W, D]: one for every y, scaled to [0, 1] by the minimum and the 99.9th percentile.
 
     A few bright voxels, of vessels or artefacts, would otherwise leave the tissue dark.
+
+    Raises:
+        NoContrast: these are the same.
     """
-    unit = scale_to_unit(volume.array, volume.array.min(), np.percentile(volume.array, MR_PERCENTILE))
+    low, high = float(volume.array.min()), float(np.percentile(volume.array, MR_PERCENTILE))
+    if not low < high:
+        raise NoContrast(f"all voxels have one value, {low:g}, up to the {MR_PERCENTILE}th percentile; the largest is "
+                         f"{volume.array.max():g}")
+    unit = scale_to_unit(volume.array, low, high)
     return torch.from_numpy(np.ascontiguousarray(unit.transpose(1, 2, 0)))
 
 
@@ -57,27 +83,50 @@ class CachedSlices:
     def __init__(self, path: Path):
         self.path = path
         try:
-            self.shape = np.load(path, mmap_mode="r").shape
-        except ValueError as error:
+            array = np.load(path, mmap_mode="r")
+        except (EOFError, ValueError) as error:
             raise ValueError(f"{path}: not a file of slices ({error}); delete it, and it is made again") from None
+        self.shape = array.shape
+        if array.ndim != 3 or not array.size or array.dtype != np.float16:
+            raise ValueError(f"{path}: {array.dtype} of shape {array.shape}, no slices; delete it, and it is made again")
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index) -> np.ndarray:
+    def __getitem__(self, index: int) -> np.ndarray:
         return np.array(np.load(self.path, mmap_mode="r")[index])
+
+
+def check_apart(training: dict[Path, CachedSlices], validation: dict[Path, CachedSlices]) -> None:
+    """Raise ValueError where a volume of ``validation`` has the slices of one of ``training``, whatever its name."""
+    def middle(stack):
+        return stack.shape, stack[len(stack) // 2].tobytes()
+
+    known: dict[tuple, list[Path]] = {}
+    for path, stack in training.items():
+        known.setdefault(middle(stack), []).append(path)
+    for path, stack in validation.items():
+        for other in known.get(middle(stack), ()):
+            if all(np.array_equal(stack[k], training[other][k]) for k in range(len(stack))):
+                raise ValueError(f"{path}: the same content as {other}; accepted: every volume once, for training or for "
+                                 "validation")
 
 
 def volume_slices(path: Path, modality: str, cache: Path) -> CachedSlices:
     """The slices ("ct": `ct_slices` of the axes LPI, "mr": `mr_slices`) of a NIfTI file, read from it the first time.
 
-    The cache knows the file by its path, size and time of change. Raises ValueError or OSError naming the file.
+    The cache knows the file by its path, size and time of change.
+
+    Raises:
+        NoContrast: all slices would have one value, by the file's name.
+        ValueError, OSError: the file can't be read or used, by its name.
     """
-    def make():
+    def make() -> torch.Tensor:
+        volume = read_volume(path, "LPI" if modality == "ct" else None)
         try:
-            return ct_slices(read_volume(path, "LPI")) if modality == "ct" else mr_slices(read_volume(path))
-        except ValueError as error:
-            raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+            return ct_slices(volume) if modality == "ct" else mr_slices(volume)
+        except NoContrast as error:
+            raise NoContrast(f"{path}: {error}") from None
 
     stat = path.stat()
     key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
@@ -86,7 +135,7 @@ def volume_slices(path: Path, modality: str, cache: Path) -> CachedSlices:
 
 def phantom_slices(seed: int, modality: str, size: int, cache: Path) -> CachedSlices:
     """The slices of a synthetic patient: a chest ("ct", 24 slices of ``size`` x ``size``) or a head ("mr")."""
-    def make():
+    def make() -> torch.Tensor:
         if modality == "mr":
             return mr_slices(Volume(phantom.head(seed, (112, 160, 128), (1.0, 1.0, 1.0))))
         rng = np.random.default_rng(seed)
@@ -96,7 +145,7 @@ def phantom_slices(seed: int, modality: str, size: int, cache: Path) -> CachedSl
     return _cached(cache, f"{modality}-phantom-{seed}", ("phantom", seed, size if modality == "ct" else 0), make)
 
 
-def _cached(cache: Path, name: str, key: tuple, make) -> CachedSlices:
+def _cached(cache: Path, name: str, key: tuple, make: Callable[[], torch.Tensor]) -> CachedSlices:
     """What ``make()`` gives, from CACHE/<name>-<hash of name and key>.npy; the file is made where it is missing."""
     digest = hashlib.sha256(repr((VERSION, name, key)).encode()).hexdigest()[:16]
     path = cache / f"{name}-{digest}.npy"
@@ -111,17 +160,24 @@ def _cached(cache: Path, name: str, key: tuple, make) -> CachedSlices:
 class SliceSampler:
     """Draws random training images from stacks of slices.
 
-    ``groups`` is a list of lists of stacks [n, h, w] in [0, 1]: `CachedSlices`, tensors or arrays. Every group is
-    equally likely, and every stack within a group, so that one real scan counts as much as a hundred synthetic
-    ones. Both kinds of image are mirrored left to right at random.
+    Every group is equally likely, and every stack within a group, so that one real scan counts as much as a hundred
+    synthetic ones. Both kinds of image are mirrored left to right at random.
 
     - CT: a random box of 75 to 100 % of either side, resized (antialiased) to ``size`` x ``size``.
     - MR: a random box of ``size`` pixels, each 1 to 1.5 voxels wide, padded with zeros where the slice is
       smaller; drawn again, a few times, if it is almost empty; times a random gain of 0.25 to 1, since the
       maximum that a volume is scaled by says little about its tissue.
+
+    Args:
+        groups: lists of stacks [n, h, w] in [0, 1]: `CachedSlices`, tensors or arrays.
+        size: of the images, in pixels.
+        modality: "ct" or "mr".
+
+    Raises:
+        ValueError: there is no stack.
     """
 
-    def __init__(self, groups, size: int, modality: str):
+    def __init__(self, groups: Iterable[Sequence], size: int, modality: str):
         self.groups = [list(group) for group in groups if group]
         if not self.groups:
             raise ValueError("no training data; accepted: at least one volume or synthetic phantom")

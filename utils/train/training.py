@@ -1,23 +1,26 @@
-"""What a training run needs beside the network: noise levels, precision, several processes, signals."""
+"""Denoising score matching: the state of a training, one step of it, and what is drawn for a step."""
 import math
-import os
-import signal
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-import torch.distributed as dist
 
-from models.checkpoint import EMA, trainable
+from models.checkpoint import EMA, load_weights, trainable
+from utils.io.files import save_tensors
+from utils.train.precision import autocast
+from utils.train.processes import Processes
 
 # Training draws ln sigma from a normal distribution, as Karras et al. 2022 (EDM, section 5), within the levels of the
 # config. Intensities are in [0, 1]: at 0.15 the structures of an image begin to drown. EDM's spread is 1.2; a
 # reconstruction runs through all levels from 0.01 on, so that they should all be seen.
 SIGMA_CENTRE, SIGMA_SPREAD = 0.15, 2.0
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CHECKPOINT = "checkpoint.pth"
 
 
-class Diverged(RuntimeError):
+class Diverged(FloatingPointError):
     """The loss or its gradient is no number."""
 
 
@@ -39,24 +42,32 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def choose_precision(name: str, device: torch.device) -> str:
-    """A key of `PRECISIONS`; auto is bf16 on CUDA, float32 on the CPU."""
-    return {"cuda": "bf16"}.get(device.type, "float32") if name == "auto" else name
+def draw_batch(slices: Any, levels: tuple[float, float], count: int, seed: int, step: int, rank: int,
+               ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    """What one step needs, from (seed, step, rank) alone: a resumed run continues exactly.
 
+    Args:
+        slices: the `SliceSampler`.
+        levels: smallest and largest noise level.
+        count: images.
+        seed: of the training.
+        step: index of the step.
+        rank: of the process.
 
-def check_same_run(path, saved: dict | None, run: dict) -> None:
-    """Raise ValueError naming the first setting (by flag) of ``run`` that is another in the checkpoint ``path``."""
-    if not isinstance(saved, dict):
-        raise ValueError(f"{path}: cannot be continued, it is not a checkpoint of this program's training; accepted "
-                         "with --init: as weights to start from")
-    for flag, value in run.items():
-        if saved.get(flag) != value:
-            raise ValueError(f"{flag} {value}: {path} was made with {saved.get(flag)}; "
-                             "accepted with --resume: the same")
+    Returns:
+        Images x0 and noise eps [count, 1, size, size], levels sigma [count] and a seed for dropout.
+    """
+    rng = np.random.default_rng((seed, step, rank))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    x0 = slices.batch(count, rng)
+    eps = torch.randn(x0.shape, generator=generator)
+    # Stratified: one level from every equal part of the distribution, so that steps differ less.
+    u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    return x0, eps, noise_levels(u, *levels), generator.initial_seed()
 
 
 @contextmanager
-def averaged_weights(network: torch.nn.Module, ema: EMA):
+def averaged_weights(network: torch.nn.Module, ema: EMA) -> Iterator[torch.nn.Module]:
     """``network`` in evaluation mode with the averaged weights; afterwards it trains on as it was."""
     kept = [p.detach().clone() for p in trainable(network)]
     _fill(network, ema.shadow_params)
@@ -74,58 +85,101 @@ def _fill(network, values):
         parameter.copy_(value)
 
 
-def ahead(function, items):
-    """``function(item)`` of every item, in order, each computed in a thread while the one before is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = None
-        for item in items:
-            future = pool.submit(function, item)
-            if waiting:
-                yield waiting.result()
-            waiting = future
-        if waiting:
-            yield waiting.result()
+class Training:
+    """Network, averaged weights, optimizer and gradient scaler of a run, and their files.
+
+    Args:
+        network: on its device; it has ``loss_weight(sigma)`` [B] for sigma [B], and is called with x [B, 1, H, W], sigma.
+        folder: where checkpoint.pth and prior.pth are.
+        ema_rate: of the averaged weights.
+        precision: a key of `utils.train.precision.PRECISIONS`.
+        processes: that train together.
+        prior: what the prior is, for both files.
+        run: settings by name, that must stay as they are for a resumed run to be the uninterrupted one.
+    """
+
+    def __init__(self, network: torch.nn.Module, folder: Path, ema_rate: float, precision: str, processes: Processes,
+                 prior: dict, run: dict):
+        self.network, self.folder, self.precision, self.processes = network, folder, precision, processes
+        self.prior, self.run, self.step = prior, run, 0
+        self.parameters = trainable(network)
+        self.ema = EMA(network, ema_rate)
+        self.optimizer = torch.optim.Adam(self.parameters)
+        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=precision == "fp16")
+
+    def resume(self) -> None:
+        """Continue from checkpoint.pth.
+
+        Raises:
+            ValueError: another run's, or not all of one, by the file's name.
+        """
+        path = self.folder / CHECKPOINT
+        state = load_weights(self.network, path, use_ema=False)
+        check_same_run(path, state.get("run"), self.run)
+        for name in ("ema", "optimizer", "scaler", "step"):
+            if name not in state:
+                raise ValueError(f"{path}: cannot be continued, it has no {name}; accepted: a checkpoint as this program "
+                                 "writes it")
+        try:
+            self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.step = range(2**63)[state["step"]]
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: cannot be continued, it is damaged ({' '.join(str(error).split())[:120]})") from None
+
+    def update(self, x0: torch.Tensor, eps: torch.Tensor, sigma: torch.Tensor, rate: float, stop: bool = False,
+               ) -> tuple[float, bool]:
+        """One step, of learning rate ``rate``, on images x0 with noise eps [batch, 1, H, W] of levels sigma [batch].
+
+        Returns:
+            The loss and whether to ``stop``, averaged over the processes and asked of any: the same in all of them.
+
+        Raises:
+            Diverged: the loss or its gradient is not finite; the weights are left as they were.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        scale = sigma[:, None, None, None]
+        with autocast(self.precision, x0.device):
+            score = self.network(x0 + scale * eps, sigma).float()
+        loss = (self.network.loss_weight(sigma)[:, None, None, None] * (scale * score + eps).square()).mean()
+        self.scaler.scale(loss).backward()
+        # One message for the gradients, the loss and whether to stop: all processes go the same way.
+        loss, asked = loss.detach(), torch.tensor(float(stop), device=x0.device)
+        self.processes.average([*(parameter.grad for parameter in self.parameters), loss, asked])
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(norm)):
+            raise Diverged(f"the loss of step {self.step + 1} or its gradient is not finite; stopped, {self.folder} holds "
+                           "what was saved before; a lower learning rate, or precision float32, may help")
+        self.scaler.step(self.optimizer)     # with fp16, a step whose gradient overflowed changes nothing
+        self.scaler.update()
+        self.ema.update(self.network)
+        self.step += 1
+        return loss.item(), bool(asked)
+
+    def save(self) -> None:
+        """Write checkpoint.pth, to continue from or to use, and prior.pth: the averaged weights in half precision."""
+        save_tensors(self.folder / CHECKPOINT,
+                     {"optimizer": self.optimizer.state_dict(), "model": self.network.state_dict(),
+                      "ema": self.ema.state_dict(), "step": self.step, "scaler": self.scaler.state_dict(),
+                      "run": self.run, "prior": self.prior})
+        names = [name for name, p in self.network.named_parameters() if p.requires_grad]
+        averages = {name: value.half() for name, value in zip(names, self.ema.shadow_params)}
+        save_tensors(self.folder / "prior.pth", {"model": self.network.state_dict() | averages, "prior": self.prior})
 
 
-class Processes:
-    """The processes of one training, as torchrun starts them (RANK, WORLD_SIZE, LOCAL_RANK); without it, this one."""
+def check_same_run(path: Path, saved: Any, run: dict) -> None:
+    """Compare the settings in a checkpoint with those of this run.
 
-    def __init__(self):
-        self.rank, self.count, self.local = (
-            int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-
-    @contextmanager
-    def connected(self, device: torch.device):
-        """Connect them: NCCL between GPUs, Gloo between CPUs. RuntimeError where that fails."""
-        if self.count > 1:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        yield
-        if self.count > 1:    # not after an error: the others may be waiting, and torchrun ends them
-            dist.destroy_process_group()
-
-    def average(self, tensors) -> None:
-        """Replace every tensor, in place, by its mean over the processes: all float32, of any shapes."""
-        if self.count == 1:
-            return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
-        dist.all_reduce(flat)
-        for tensor, mean in zip(tensors, (flat / self.count).split([tensor.numel() for tensor in tensors])):
-            tensor.copy_(mean.view(tensor.shape))
-
-
-@contextmanager
-def stop_signals():
-    """Collect SIGINT (Ctrl-C) and SIGTERM in the list that this gives; a second one ends the program at once."""
-    received, before = [], {}
-
-    def receive(number, frame):
-        received.append(number)
-        signal.signal(number, before[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    Raises:
+        ValueError: the first setting that is another, by its name in ``run``; or no settings.
+    """
+    if not isinstance(saved, dict):
+        raise ValueError(f"{path}: cannot be continued, it is not a checkpoint of this program's training; accepted: as "
+                         "weights that another training starts from")
+    for name, value in run.items():
+        if saved.get(name) != value:
+            raise ValueError(f"{name} {value}: {path} was made with {saved.get(name)}; accepted, to go on: the same")

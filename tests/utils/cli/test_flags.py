@@ -4,9 +4,15 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
-from algorithms import noise, renoise
-from utils.cli.flags import NOISE_CONTROLS, RENOISE_METHODS, input_errors, parse_args
+from utils.cli import settings
+from utils.cli.messages import input_errors
+from utils.io.yaml_file import read_yaml
+
+
+def parse_args(modality, argv):
+    return settings.parse_args(modality, argv, read_yaml)
 
 
 @pytest.fixture
@@ -18,13 +24,13 @@ def files(tmp_path):
 
 
 def test_published_defaults(files):
-    args = parse_args("CBCT", files)
+    args = parse_args("ct", files)
     assert (args.task, args.degree, args.method, args.recon_size) == ("LACT", 90, "DDS", 256)
     assert (args.slice_begin, args.slice_end, args.sino_noise, args.use_init) == (0, 0, 0, False)
     assert (args.NFE, args.num_cg, args.w_tik, args.w_dz, args.w_dps) == (1000, 5, 0, 0, 0)
-    assert (args.sigma_max, args.sigma_min) == (378, 0.01)
+    assert (args.sigma_max, args.sigma_min) == (None, 0.01)     # that of the prior's config
     assert (args.noise_control, args.renoise_method, args.gpu, args.device) == ("SLERP", "DDPM", 0, "auto")
-    args = parse_args("ZSR", files)
+    args = parse_args("mr", files)
     assert (args.task, args.degree, args.method) == ("ZSR", 4, "DDS")
 
 
@@ -33,23 +39,23 @@ def test_published_defaults(files):
     (["--use-init", "true"], True), ([], False), (["--use-init", "0"], False),
 ])
 def test_use_init_means_what_it_says(files, flags, expected):
-    assert parse_args("CBCT", files + flags).use_init is expected
+    assert parse_args("ct", files + flags).use_init is expected
 
 
 @pytest.mark.parametrize("word, expected", [("none", "None"), ("NONE", "None"), ("slerp", "SLERP"), ("Slerp", "SLERP")])
 def test_noise_control_is_case_blind(files, word, expected):
-    assert parse_args("CBCT", files + ["--noise-control", word]).noise_control == expected
+    assert parse_args("ct", files + ["--noise-control", word]).noise_control == expected
 
 
 BAD = [
     (["--task", "MRI"], "--task: 'MRI'; accepted: LACT, SVCT"),
     (["--method", "FBP"], "--method: 'FBP'; accepted: DDS, DDNM, ADMM-TV, uncondition"),
-    (["--degree", "0"], "--degree: '0'; accepted: a whole number of 1 or more"), (["--degree", "2.5"], "--degree"),
-    (["--NFE", "0"], "--NFE: '0'; accepted: a whole number of 1 or more"),
+    (["--degree", "0"], "--degree: '0'; accepted: a whole number of 1 or more and 1e+06 or less"), (["--degree", "2.5"], "--degree"),
+    (["--NFE", "0"], "--NFE: '0'; accepted: a whole number of 1 or more and 100000 or less"),
     (["--num-cg", "0"], "--num-cg"), (["--w-tik", "-1"], "--w-tik"), (["--w-tik", "nan"], "--w-tik"),
-    (["--w-dz", "-1"], "--w-dz"), (["--w-dz", "0.1", "--method", "DDNM"], "--w-dz 0.1: not part of DDNM; accepted with DDS"),
-    (["--w-dps", "1", "--method", "uncondition"], "--w-dps 1.0: not part of uncondition; accepted with DDS, DDNM"),
-    (["--noise-length", "5"], "--noise-length 5: SLERP noise has no length; accepted with --noise-control GP"),
+    (["--w-dz", "-1"], "--w-dz"), (["--w-dz", "0.1", "--method", "DDNM"], "--w-dz 0.1: not part of DDNM; accepted with --method DDS"),
+    (["--w-dps", "1", "--method", "uncondition"], "--w-dps 1: not part of uncondition; accepted with --method DDS, DDNM"),
+    (["--noise-length", "5"], "--noise-length 5: not part of SLERP; accepted with --noise-control GP"),
     (["--sigma-min", "2", "--sigma-max", "1"], "--sigma-min 2 --sigma-max 1: accepted is sigma-min below sigma-max"),
     (["--sigma-min", "0"], "--sigma-min"), (["--sigma-max", "inf"], "--sigma-max"),
     (["--slice-begin", "5", "--slice-end", "5"], "--slice-begin 5 --slice-end 5: an empty range"),
@@ -64,12 +70,16 @@ BAD = [
     (["--flat", "scan.nii.gz"], "--flat: scan.nii.gz: no such file"), (["--i0", "0"], "--i0: '0'; accepted: a number above"),
     (["--i0", "5"], "--i0 is for measured counts; it needs --projections"),
     (["--weights", "l1"], "--weights: 'l1'; accepted: none, poisson"),
-    (["--eta", "0.5"], "--eta 0.5: DDPM has none; accepted with --renoise-method DDS, DiffPIR"),
+    (["--eta", "0.5"], "--eta 0.5: not part of DDPM; accepted with --renoise-method DDS, DiffPIR"),
     (["--eta", "1.1", "--renoise-method", "DDS"], "--eta: '1.1'"),
-    (["--w-tv", "1"], "--w-tv 1: not part of DDS; accepted with ADMM-TV"), (["--w-tv", "-1"], "--w-tv"),
-    (["--weights", "poisson", "--method", "DDNM"], "--weights poisson: not part of DDNM; accepted with DDS"),
+    (["--w-tv", "1"], "--w-tv 1: not part of DDS; accepted with --method ADMM-TV"), (["--w-tv", "-1"], "--w-tv"),
+    (["--weights", "poisson", "--method", "DDNM"], "--weights poisson: not part of DDNM; accepted with --method DDS"),
     (["--projector", "gpu"], "--projector: 'gpu'; accepted: auto, native, torch_radon, astra"),
     (["--geometry", "nowhere.yaml"], "--geometry: nowhere.yaml: no such file"),
+    (["--NFE", "1000000000"], "--NFE: '1000000000'"), (["--w-tik", "1e300"], "--w-tik: '1e300'; accepted: a number of 0 or more and"),
+    (["--sino-noise", "1e300"], "--sino-noise"), (["--seed", str(2**64)], "--seed"), (["--num-cg", "3", "--method", "DDNM"], "not part of DDNM"),
+    (["--resum", "x"], "unrecognized arguments: --resum x; did you mean --resume?"),
+    (["--noise-control", "slurp"], "did you mean SLERP?"), (["--preset", "fats"], "--preset: 'fats'; accepted: fast, published; did you mean fast?"),
     (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
 ]
 
@@ -77,7 +87,7 @@ BAD = [
 @pytest.mark.parametrize("flags, reason", BAD, ids=[" ".join(flags) for flags, _ in BAD])
 def test_a_bad_flag_is_one_line_and_status_2(files, capsys, flags, reason):
     with pytest.raises(SystemExit) as stop:
-        parse_args("CBCT", files + flags)
+        parse_args("ct", files + flags)
     message = capsys.readouterr().err
     assert stop.value.code == 2 and reason in message and message.count("\n") == 1
 
@@ -95,37 +105,37 @@ MEASURED = [
 def test_flags_that_measured_projections_do_not_go_with(files, tmp_path, capsys, flags, reason):
     geometry = ["--geometry", files[-3]] if flags else []
     with pytest.raises(SystemExit) as stop:
-        parse_args("CBCT", files[2:] + ["--projections", str(tmp_path), *geometry, *flags])
+        parse_args("ct", files[2:] + ["--projections", str(tmp_path), *geometry, *flags])
     message = capsys.readouterr().err
     assert stop.value.code == 2 and reason in message and message.count("\n") == 1
 
 
 def test_measured_projections_leave_views_and_size_to_the_geometry(files, tmp_path):
-    args = parse_args("CBCT", files[2:] + ["--projections", str(tmp_path), "--geometry", files[-3]])
+    args = parse_args("ct", files[2:] + ["--projections", str(tmp_path), "--geometry", files[-3]])
     assert args.data is None and args.degree is None and args.recon_size is None
 
 
 def test_something_to_reconstruct_is_needed(files, capsys):
     with pytest.raises(SystemExit):
-        parse_args("CBCT", files[2:])
+        parse_args("ct", files[2:])
     assert "--data or --projections is missing" in capsys.readouterr().err
 
 
 def test_a_missing_prior_is_named_except_for_admm_tv(files, capsys):
     with pytest.raises(SystemExit):
-        parse_args("CBCT", files[:2])
+        parse_args("ct", files[:2])
     assert "--checkpoint-path is missing; --method DDS needs a prior" in capsys.readouterr().err
-    assert parse_args("CBCT", files[:2] + ["--method", "ADMM-TV"]).checkpoint_path is None
+    assert parse_args("ct", files[:2] + ["--method", "ADMM-TV"]).checkpoint_path is None
     with pytest.raises(SystemExit):
-        parse_args("ZSR", files + ["--method", "ADMM-TV"])
+        parse_args("mr", files + ["--method", "ADMM-TV"])
     with pytest.raises(SystemExit):
-        parse_args("ZSR", files + ["--degree", "1"])
+        parse_args("mr", files + ["--degree", "1"])
 
 
 def test_an_output_folder_that_cannot_be_written(files, tmp_path, capsys):
     for folder in (tmp_path / "scan.nii.gz", tmp_path / "scan.nii.gz" / "below"):
         with pytest.raises(SystemExit) as stop:
-            parse_args("CBCT", files + ["--output-dir", str(folder)])
+            parse_args("ct", files + ["--output-dir", str(folder)])
         assert stop.value.code == 2 and "cannot be written" in capsys.readouterr().err
 
 
@@ -157,5 +167,87 @@ def test_help_and_wrong_flags_load_nothing_heavy(data_dir, script):
         assert " torch\n" not in run.stderr and " numpy\n" not in run.stderr
 
 
-def test_the_choices_are_those_that_are_built():
-    assert NOISE_CONTROLS == noise.CONTROLS and sorted(RENOISE_METHODS) == sorted(renoise.METHODS)
+def test_nobody_writes_to_options(files):
+    options = parse_args("ct", files)
+    with pytest.raises(AttributeError, match="options are not changed"):
+        options.device = "cpu"
+    with pytest.raises(AttributeError):
+        del options.device
+    assert options.device == "auto"
+
+
+SCRIPTS = {     # what the shell scripts started with before presets: task and method -> settings
+    "SVCT DDS": dict(degree=20, recon_size=128, NFE=20, sigma_max=0.5, num_cg=5, use_init=True),
+    "LACT DDS": dict(degree=90, recon_size=128, NFE=20, sigma_max=5, num_cg=5, use_init=True),
+    "SVCT uncondition": dict(NFE=100, sigma_max=50), "SVCT DDNM": dict(NFE=20, num_cg=None),
+    "ZSR DDS": dict(degree=4, NFE=20, sigma_max=0.5, num_cg=1, use_init=True)}
+
+
+@pytest.mark.parametrize("what", SCRIPTS)
+def test_the_fast_preset(what, tmp_path):
+    task, method = what.split()
+    options = parse_args("mr" if task == "ZSR" else "ct", ["--preset", "fast", "--task", task, "--method", method,
+                                                           "--output-dir", str(tmp_path)])
+    assert {name: getattr(options, name) for name in SCRIPTS[what]} == SCRIPTS[what]
+    assert options.data.exists() and options.checkpoint_path.exists() and options.sigma_min == 0.01
+
+
+def test_a_preset_makes_room_for_what_is_given(files, tmp_path):
+    own = parse_args("ct", ["--preset", "fast", *files[:4], "--output-dir", str(tmp_path)])
+    assert own.recon_size == 256 and own.config_path.name == "AAPM_256_ncsnpp_Chung.yaml" and own.data.name == "scan.nii.gz"
+    measured = parse_args("ct", ["--preset", "fast", "--projections", files[1], "--geometry", files[-3],
+                                 "--output-dir", str(tmp_path)])
+    assert (measured.data, measured.degree, measured.recon_size) == (None, None, None)
+    fresh = parse_args("ct", ["--preset", "fast", "--use-init", "false", "--output-dir", str(tmp_path)])
+    assert (fresh.NFE, fresh.sigma_max) == (100, 50)
+    published = parse_args("ct", ["--preset", "published", "--task", "LACT", "--degree", "90", *files])
+    assert (published.NFE, published.num_cg, published.sigma_max, published.renoise_method) == (30, 10, 5, "DDPM")
+
+
+def test_settings_from_the_environment_come_before_the_preset_and_after_the_flags(monkeypatch, tmp_path):
+    for name, value in {"TASK": "lact", "NOISE_CONTROL": "none", "NFE": "7", "SIGMA_MAX": "3", "USE_INIT": ""}.items():
+        monkeypatch.setenv(name, value)
+    command = ["--preset", "fast", "--output-dir", str(tmp_path), "--NFE", "9"]
+    options = parse_args("ct", [*command, "--environment"])
+    assert (options.task, options.noise_control, options.NFE, options.sigma_max) == ("LACT", "None", 9, 3)
+    assert options.degree == 90 and options.use_init is True
+    assert parse_args("ct", command).task == "SVCT"     # only where it is asked for
+
+
+def test_a_file_in_the_environment_may_begin_with_a_dash(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-x.nii.gz").write_bytes(b"")
+    monkeypatch.setenv("DATA", "-x.nii.gz")
+    assert str(parse_args("mr", ["--preset", "fast", "--environment"]).data) == "-x.nii.gz"
+
+
+def recorded(tmp_path, **values):
+    path = tmp_path / "args.yaml"
+    path.write_text(yaml.safe_dump({"digests": {}, "task": "SVCT", **values}))
+    return ["--from", str(path)]
+
+
+def test_flags_come_before_those_of_an_earlier_run_with_what_belonged_to_them(files, tmp_path):
+    gp = recorded(tmp_path, method="DDS", noise_control="GP", noise_length=5.0, renoise_method="DiffPIR", eta=0.3, w_tik=2.0)
+    same = parse_args("ct", files + gp)
+    assert (same.noise_length, same.eta, same.w_tik) == (5, 0.3, 2)
+    other = parse_args("ct", [*files, *gp, "--noise-control", "SLERP", "--renoise-method", "DDPM"])
+    assert (other.noise_length, other.eta, other.w_tik) == (None, None, 2)
+    assert parse_args("ct", [*files, *gp, "--method", "DDNM"]).w_tik is None
+    tv = recorded(tmp_path, method="ADMM-TV", w_tv=7.0)
+    assert parse_args("ct", [*files, *tv, "--method", "DDS"]).w_tv is None
+
+
+@pytest.mark.parametrize("text", ["[" * 3000, "a: &a [*a]", "digests:", "3", "digests: null\nmethod: 3\ntask: SVCT"])
+def test_a_broken_args_yaml_is_one_line(files, tmp_path, capsys, text):
+    (tmp_path / "args.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        parse_args("ct", [*files, "--from", str(tmp_path / "args.yaml")])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and "args.yaml" in message and message.count("\n") == 1
+
+
+def test_a_run_of_the_other_modality_names_the_script(files, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse_args("mr", [*files, *recorded(tmp_path, method="DDS")])
+    assert "a run of SVCT; accepted here: ZSR (recon_CBCT.py does the other)" in capsys.readouterr().err

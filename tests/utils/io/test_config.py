@@ -32,14 +32,15 @@ def test_published_configs_are_the_published_architecture(data_dir):
 
 
 @pytest.mark.parametrize("section, key, value, reason", [
-    ("model", "nff", 16, "unknown key model.nff"),
-    ("model", "nf", "16", "model.nf: '16'; expected a whole number"),
-    ("model", "nf", True, "model.nf: True; expected a whole number"),
-    ("model", "fir", 1, "model.fir: 1; expected true or false"),
+    ("model", "nff", 16, "model.nff: unknown key; the nearest is nf$"),
+    ("model", "nf", "16", "model.nf: '16'; accepted: a whole number"),
+    ("model", "nf", True, "model.nf: True; accepted: a whole number"),
+    ("model", "fir", 1, "model.fir: 1; accepted: true or false"),
     ("model", "sigma_max", float("nan"), "model.sigma_max"),
-    ("model", "ch_mult", 3, "model.ch_mult: 3; expected a list"),
-    ("model", "ch_mult", [1, 1.5], "model.ch_mult: .*expected a list of whole numbers"),
-    ("sampling", "predictor", "euler", "sampling.predictor: 'euler' is not supported"),
+    ("model", "ch_mult", 3, "model.ch_mult: 3; accepted: a list of whole numbers"),
+    ("model", "ch_mult", [1, 1.5], "model.ch_mult: .*accepted: a list of whole numbers"),
+    ("sampling", "noise_removal", False, "sampling.noise_removal: False; accepted: true"),
+    ("sampling", "predictor", "euler", "sampling.predictor: 'euler'; accepted: reverse_diffusion"),
 ])
 def test_a_wrong_key_is_named(tmp_path, tree, section, key, value, reason):
     tree[section][key] = value
@@ -49,10 +50,10 @@ def test_a_wrong_key_is_named(tmp_path, tree, section, key, value, reason):
 
 def test_a_missing_key_or_section_is_named(tmp_path, tree):
     del tree["model"]["nf"]
-    with pytest.raises(ValueError, match="config.yaml: missing key model.nf"):
+    with pytest.raises(ValueError, match="config.yaml: model.nf: missing"):
         load_config(write(tmp_path / "config.yaml", tree))
     del tree["model"]
-    with pytest.raises(ValueError, match="missing key model"):
+    with pytest.raises(ValueError, match="config.yaml: model: missing"):
         load_config(write(tmp_path / "config.yaml", tree))
 
 
@@ -67,12 +68,36 @@ def test_other_text_is_refused_in_one_line(tmp_path, text):
     ("seed: 1\nseed: 2", "the key 'seed' stands twice"), ("a: {b: 1, b: 2}", "line 1: the key 'b' stands twice"),
     ("[" * 5000, "nested more than 50 deep"), ("a: &a [*a]", "an alias stands for itself"),
     ("a: &a [1, 1]\n" + "".join(f"{y}: &{y} [*{x}, *{x}]\n" for x, y in pairwise("abcdefghijklmnopqrstu")),
-     "aliases for more than 100000 values"), ("a: !!int ''", "a value cannot be read"), ("a: " + "9" * 5000, "digits"),
+     "aliases for more than 100000 values"), ("a: !!int ''", "line 1: '' is no decimal number"),
+    ("a: " + "9" * 5000, "digits"),
     ("a: !!python/object/apply:os.mkdir [ran]", "constructor"), ("# " + "x" * 500_000, "500001 characters")])
 def test_yaml_that_is_refused_in_one_line(tmp_path, text, reason):
     with pytest.raises(ValueError, match=f"config.yaml: .*{reason}") as error:
         load_config(write(tmp_path / "config.yaml", text))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text, value", [
+    ("016", 16), ("+7", 7), ("!!int 016", 16), ("0x10", None), ("0b11", None), ("0o20", None), ("1:30", None),
+    ("1_6", None), ("16.0", None)])
+def test_whole_numbers_are_decimal_or_refused_by_name(tmp_path, tree, text, value):
+    path = write(tmp_path / "config.yaml", yaml.safe_dump(tree).replace("nf: 16", f"nf: {text}"))
+    if value is not None:
+        assert load_config(path).model.nf == value
+        return
+    with pytest.raises(ValueError, match=f"model.nf: '?{text}'?; accepted: a whole number"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("text, value", [("1e-2", 0.01), ("01.5", 1.5), (".5", 0.5), ("2.E+1", 20), ("7:00.5", None),
+                                         ("1_0.5", None), (".inf", None), ("1e999", None), (".nan", None)])
+def test_numbers_are_decimal_and_finite_or_refused_by_name(tmp_path, tree, text, value):
+    path = write(tmp_path / "config.yaml", yaml.safe_dump(tree).replace("snr: 0.16", f"snr: {text}"))
+    if value is not None:
+        assert load_config(path).sampling.snr == value
+        return
+    with pytest.raises(ValueError, match="sampling.snr: .*; accepted: a number"):
+        load_config(path)
 
 
 def test_aliases_and_merged_sections_are_accepted(tmp_path, tree):

@@ -6,7 +6,8 @@ import pytest
 import torch
 import yaml
 
-from utils.run.provenance import program_digest, record
+from utils.io.files import program_digest
+from utils.run.provenance import record
 
 
 def test_settings_versions_machine_and_digests_are_recorded(options):

@@ -10,7 +10,8 @@ import SimpleITK as sitk
 
 from utils.run import report
 from utils.run.report import PAGE, pooled, to_nifti, write_report
-from utils.io.volume import Volume, read_volume
+from utils.io.read import read_volume
+from utils.io.volume import Volume
 
 PLACE = dict(spacing=(2.0, 3.0, 4.0), origin=(-10.0, 20.0, 5.0), direction=(1, 0, 0, 0, -1, 0, 0, 0, -1))
 SETTINGS = {"task": "SVCT", "data": "<b>scan</b> & more", "nothing": None, "versions": {"torch": "2.15"}}

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from utils.io.volume import read_volume
+from utils.io.read import read_volume
 from utils.run.run import NotFinite
 
 SHAPE = (12, 1, 16, 14)

@@ -7,7 +7,9 @@ import torch
 
 import utils.train.slices
 from utils.train.slices import SliceSampler, ct_slices, find_volumes, mr_slices, phantom_slices, volume_slices
-from utils.io.volume import Volume, read_volume, write_volume
+from utils.io.nifti import write_volume
+from utils.io.read import read_volume
+from utils.io.volume import Volume
 
 
 def test_ct_slices_are_axial_and_windowed():

@@ -11,8 +11,9 @@ from torch import nn
 
 from models.checkpoint import EMA
 from utils.train.monitor import Monitor, denoising_errors, validation_levels
-from utils.train.training import (Processes, ahead, averaged_weights, check_same_run, choose_precision, learning_rate,
-                            noise_levels, stop_signals)
+from utils.train.precision import choose_precision
+from utils.train.processes import Processes, ahead, stop_signals
+from utils.train.training import averaged_weights, check_same_run, learning_rate, noise_levels
 
 
 def test_noise_levels_are_log_normal_within_the_config():
@@ -84,7 +85,7 @@ def test_one_process_is_its_own_average(monkeypatch):
 
 def test_the_setting_that_differs_is_named():
     check_same_run("a.pth", {"--lr": 1, "other": 2}, {"--lr": 1})
-    with pytest.raises(ValueError, match="--lr 2: a.pth was made with 1; accepted with --resume: the same"):
+    with pytest.raises(ValueError, match="--lr 2: a.pth was made with 1; accepted, to go on: the same"):
         check_same_run("a.pth", {"--lr": 1}, {"--lr": 2})
     with pytest.raises(ValueError, match="cannot be continued"):
         check_same_run("a.pth", None, {"--lr": 2})
@@ -107,12 +108,12 @@ def test_denoising_errors_of_the_known_score():
 
 
 def test_tables_go_on_where_the_checkpoint_was(tmp_path):
-    first = Monitor(tmp_path, 0, False)
+    first = Monitor(tmp_path, 0, 100, 4, False)
     for step in (0, 5, 10):
         first.row("validation", step, {"0.1": f"{step}.5"}, header=True)
-    Monitor(tmp_path, 5, False).row("validation", 9, {"0.1": "7"}, header=True)
+    Monitor(tmp_path, 5, 100, 4, False).row("validation", 9, {"0.1": "7"}, header=True)
     assert (tmp_path / "validation.csv").read_text() == "step,0.1\n0,0.5\n5,5.5\n9,7\n"
-    Monitor(tmp_path, 0, False).row("validation", 0, {"0.1": "1"})
+    Monitor(tmp_path, 0, 100, 4, False).row("validation", 0, {"0.1": "1"})
     assert (tmp_path / "validation.csv").read_text() == "0,1\n"
 
 
@@ -120,7 +121,7 @@ def test_the_grid_shows_the_images_in_reading_order(tmp_path):
     from matplotlib.image import imread
 
     images = torch.linspace(-0.2, 1.2, 8)[:, None, None, None].expand(8, 1, 3, 5)
-    Monitor(tmp_path, 0, False).picture("samples", 500, images)
+    Monitor(tmp_path, 0, 100, 4, False).picture("samples", 500, images)
     picture = imread(tmp_path / "samples" / "step-000500.png")[..., 0]
     assert picture.shape == (6, 20)
     assert np.allclose(picture[::3, ::5].ravel(), images[:, 0, 0, 0].clamp(0, 1), atol=0.01)

@@ -1,0 +1,150 @@
+"""FDK: filtered backprojection of cone-beam scans, weighted by how often each line is measured."""
+import math
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+from op.check import check
+from op.fdk_backproject import fdk_backproject
+
+
+def fdk(y, operator):
+    """Volume [D, 1, H, W] from projections y [1, views, det_v, det_u]; Feldkamp, Davis & Kress (1984).
+
+    Weights of the rays, ramp filter along u, voxel-driven backprojection weighted by the distance; a view at a
+    time, in memory of a few volumes. Lines that are measured twice or never count as `ray_weights` says.
+
+    Distances, principal points and pixel pitches come from the vectors of every view. Detectors may be shifted,
+    turned about z (fan-beam formula of an oblique detector) and pitched about u. For sources that leave the circle
+    and detectors rolled in their plane it is an approximation: rows are filtered as if they were horizontal, and
+    the radius of the circle is that of the view's own source. Raises ValueError for sources on the axis and for
+    u steps that are closer to z than to the horizontal.
+    """
+    check("y", y, operator.range_shape)
+    geometry, (depth, _, height, width) = operator.geometry, operator.domain_shape
+    top, bottom = operator.window[:2]
+    left, right = geometry.shadow[2:]       # beyond the detector too: filtered values are not zero there
+    extra = max(0, -left)
+    matrices = geometry.crop(top, bottom, left, right).matrices
+    axes = [(centre - (count - 1) / 2 * size, size) for count, size, centre in zip(
+        (width, height, depth), geometry.voxel_size[::-1], geometry.volume_centre[::-1])]
+    vectors, weights = geometry.vectors, torch.as_tensor(ray_weights(geometry)).to(y)
+    ramp = _ramp(extra + max(geometry.det_shape[1], right), y)
+    volume = y.new_zeros(height, width, depth)
+    for i, (view, matrix, weight) in enumerate(zip(y[0], matrices, weights)):
+        if i == 0 or geometry.view_vectors:                             # the same in all views of a circular scan
+            lines, radius = _lines(vectors[i], geometry.det_shape, slice(top, bottom))
+            lines = torch.as_tensor(lines).to(y)
+        spectrum = torch.fft.rfft(pad(view[top:bottom] * lines * weight, (extra, 0)), n=2 * (len(ramp) - 1))
+        filtered = torch.fft.irfft(spectrum * ramp)[:, left + extra:right + extra]
+        fdk_backproject(volume, filtered, matrix, axes, radius, operator.impl)
+    return volume.permute(2, 0, 1)[:, None].contiguous()
+
+
+def _lines(vector, det_shape, rows):
+    """Weights of the pixels [rows, u] before the ramp filter of pitch 1, and the radius of the source's orbit.
+
+    Cosine of the angle between ray and central ray, over the horizontal distance from the source to the line of
+    the row, over the pitch: Kak & Slaney (1988), section 3.4, in the coordinates of any flat detector.
+    """
+    source, centre, step_u, step_v = vector.reshape(4, 3)
+    radius, pitch = np.hypot(*source[:2]), np.hypot(*step_u[:2])
+    if radius <= 1e-6 * np.linalg.norm(centre - source) or pitch < abs(step_u[2]):
+        raise ValueError("view_vectors: FDK needs sources around the z axis, and rows of pixels (u) across it")
+    row, column = (np.arange(count) - (count - 1) / 2 for count in det_shape)
+    start = centre - source + row[rows, None] * step_v
+    ray = start[:, None] + column[:, None] * step_u
+    distance = abs(start[:, 0] * step_u[1] - start[:, 1] * step_u[0]) / pitch
+    cosine = ray[..., :2] @ -source[:2] / radius / np.linalg.norm(ray, axis=-1)
+    return cosine / (distance * pitch)[:, None], radius
+
+
+def ray_weights(geometry):
+    """Weight of every view and detector column in the integral over the full turn: float64 [views, columns].
+
+    The angle in radians that the view stands for, halfway to its neighbours on the circle, times the share of the
+    line among all its measurements:
+
+    - full turn, every line twice: 1/2;
+    - full turn, and one side of the detector ends before the shadow of the cylinder inscribed in the volume, the
+      other later: from 0 to 1 across the part that both sides see, smoothly. Wang (2002), "X-ray micro-CT with a
+      displaced detector array", Med. Phys. 29(7);
+    - short scan, half a turn at least: Parker (1982), "Optimal short scan convolution reconstruction for fan beam
+      CT", Med. Phys. 9(2), with what is beyond half a turn for the fan. Exact from half a turn and the fan on;
+    - limited angle, less than half a turn: 1, hardly any line is measured twice.
+
+    A largest gap between views of more than 2.5 times the median one is not covered, and counts as a median one.
+    """
+    vectors, columns = geometry.vectors, geometry.det_shape[1]
+    share, position, _, covered = _sweep(_azimuth(vectors))
+    source, centre, step_u = vectors[:, :2], vectors[:, 3:5], vectors[:, 6:8]
+    column = np.arange(columns) - (columns - 1) / 2
+    fan = _fan_angle(source, centre[:, None] + column[:, None] * step_u[:, None])
+    turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    y, x = (middle + count / 2 * size * wave for middle, count, size, wave in zip(
+        geometry.volume_centre[1:], geometry.volume_shape[1:], geometry.voxel_size[1:], (np.sin(turn), np.cos(turn))))
+    reach = abs(_fan_angle(source, np.stack([x, y], -1)[None])).max()
+    low, high = -fan.min(1).max(), fan.max(1).min()                     # seen on both sides of the axis in all views
+    overlap, pixel = min(low, high), (low + high) / columns
+    if covered > 2 * np.pi - 1e-9:
+        weight = np.full(fan.shape, 0.5)
+        if overlap < reach and abs(high - low) > 2 * pixel:
+            inner = np.clip(np.sign(high - low) * fan / max(overlap, pixel), -1, 1)
+            weight = (1 + np.sin(np.pi / 2 * inner)) / 2
+    elif covered > np.pi - 1e-9:
+        weight = _parker(position[:, None], fan, (covered - np.pi) / 2)
+    else:
+        weight = np.ones(fan.shape)
+    return share[:, None] * weight
+
+
+def _parker(angle, fan, spare):
+    """Parker's weights at `angle` from the beginning of a scan over pi + 2 spare, for rays at `fan`."""
+    begin, end = (np.clip(way / np.maximum(side, 1e-9), 0, 2) for way, side in (
+        (angle, spare + fan), (np.pi + 2 * spare - angle, spare - fan)))
+    return (np.sin(np.pi / 4 * begin) * np.sin(np.pi / 4 * end)) ** 2
+
+
+def _fan_angle(source, points):
+    """Angle [views, n] at sources [views, 2] from the axis to points [views or 1, n, 2], positive towards u."""
+    x, y = np.moveaxis(points - source[:, None], -1, 0)
+    x_axis, y_axis = -source.T[..., None]
+    return np.arctan2(x * y_axis - y * x_axis, x * x_axis + y * y_axis)
+
+
+def _azimuth(vectors):
+    """Angle t of every view's source, from 0 to 2 pi."""
+    return np.arctan2(vectors[:, 0], -vectors[:, 1]) % (2 * np.pi)
+
+
+def _sweep(azimuth):
+    """How views at these angles cover the circle: see `ray_weights`.
+
+    Returns, in radians, the angle that each view stands for, its position from the beginning of the scan, the
+    typical gap from view to view, and the angle covered.
+    """
+    order = np.argsort(azimuth)
+    gaps = np.diff(azimuth[order], append=azimuth[order[0]] + 2 * np.pi)
+    typical = np.quantile(gaps[gaps > 1e-9], 0.5, method="lower")
+    last = gaps.argmax()
+    order, gaps = np.roll(order, -1 - last), np.roll(gaps, -1 - last)
+    if gaps[-1] > 2.5 * typical:
+        gaps[-1] = typical
+    share, position = np.empty((2, len(azimuth)))
+    share[order] = (gaps + np.roll(gaps, 1)) / 2
+    position[order] = np.cumsum(np.roll(gaps, 1)) - gaps[-1] / 2
+    return share, position, typical, gaps.sum()
+
+
+def _ramp(columns, like):
+    """Real spectrum of the band-limited ramp on samples of pitch 1, long enough that nothing wraps around.
+
+    Kak & Slaney (1988), "Principles of Computerized Tomographic Imaging", eq. 3.61: made in space, where it
+    is exact, so that the mean is right.
+    """
+    length = 2 ** math.ceil(math.log2(max(2, 2 * columns)))
+    n = torch.fft.fftfreq(length, 1 / length, dtype=like.dtype, device=like.device)
+    kernel = torch.where(n % 2 == 0, 0.0, -1 / (math.pi * n) ** 2)
+    kernel[0] = 0.25
+    return torch.fft.rfft(kernel).real

@@ -1,0 +1,162 @@
+"""FDK, on Gaussian blobs, and the weights of its rays."""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from physics.cone_beam import ConeBeam
+from physics.fdk import fdk, ray_weights
+from physics.geometry import ConeGeometry
+from tests.physics.scans import SMALL, TURN, WIDE, ball, blob_projections, blob_volumes, by_vectors, rms, small
+
+
+def check_blobs(scan, error=0.03, amplitude=0.025, shift=0.02):
+    """FDK of the blobs: relative error of the volume, of each blob's sum, and its shift in voxels."""
+    found = fdk(blob_projections(scan), ConeBeam(scan))[:, 0].numpy().astype(float)
+    blobs, grid = blob_volumes(scan)
+    truth = blobs.sum(0)
+    assert np.linalg.norm(found - truth) < error * np.linalg.norm(truth)
+    for blob in blobs:
+        inside = blob > 0.3
+        assert abs(found[inside].sum() / truth[inside].sum() - 1) < amplitude
+        middle = [(volume[inside] * grid[:, inside]).sum(1) / volume[inside].sum() for volume in (found, truth)]
+        assert (abs(middle[0] - middle[1]) < shift * np.array(scan.voxel_size)).all()
+    return found
+
+
+class TestFDK:
+    def test_error_on_exact_line_integrals(self, data_dir):
+        data = np.load(data_dir / "cone_rtk.npz")
+        scan = ConeGeometry(angles=np.rad2deg(data["analytic_angles"]), src_dist=data["src_dist"],
+                            det_dist=data["det_dist"], det_shape=(72, 96), det_spacing=(2, 2),
+                            volume_shape=data["vol"].shape, unit="voxel")
+        y = torch.from_numpy(data["analytic_projections"]).float()[None]
+        error = rms(fdk(y, ConeBeam(scan))[:, 0] - torch.from_numpy(data["vol"]))
+        assert error <= 1.05 * rms(torch.from_numpy(data["fdk"] - data["vol"]))
+
+    @pytest.mark.parametrize("angles", [np.arange(0, 360, 18), TURN, -TURN, np.arange(7, 227, 2),
+                                        np.cumsum([1.2, 2.4] * 105)])
+    def test_amplitude(self, angles):
+        operator, truth = small(angles), ball((12, 24, 24))
+        found = fdk(operator.A(truth), operator)[6, 0, 8:16, 8:16].mean() / truth[6, 0, 8:16, 8:16].mean()
+        assert abs(found - 1) < 0.06
+
+    @pytest.mark.parametrize("angles", [(50,), (50, 50), np.arange(90), (0, 6, 170)])
+    def test_few_views_stay_finite(self, angles):
+        operator = small(angles)
+        found = fdk(operator.A(ball((12, 24, 24))), operator)
+        assert found.isfinite().all() and 0 < found.max() < 3
+
+    @pytest.mark.parametrize("change", [
+        {}, dict(det_offset=(0, 5)), dict(det_offset=(4, 0)), dict(det_offset=(-3, -5)),
+        dict(volume_shape=(6, 40, 20), voxel_size=(2, 1, 2)),
+        dict(volume_shape=(12, 31, 34), volume_centre=(1, 6, -5)),
+        dict(det_shape=(60, 60), det_spacing=(1, 2)), dict(det_shape=(40, 48), det_offset=(0, 20)),
+        dict(det_shape=(40, 48), det_offset=(0, -20)), dict(det_shape=(40, 48), det_offset=(0, 27))],
+        ids=lambda change: str(change))
+    def test_full_turn(self, change):
+        check_blobs(ConeGeometry(angles=TURN, **WIDE | change), error=0.035)
+
+    def test_half_fan_weights_tell(self, monkeypatch):
+        """Every line once or twice: without the weights the far side would count half."""
+        scan = ConeGeometry(angles=TURN, **WIDE | dict(det_shape=(40, 48), det_offset=(0, 20)))
+        monkeypatch.setattr("physics.fdk.ray_weights", lambda scan: np.full((120, 48), math.pi / 120))
+        with pytest.raises(AssertionError):
+            check_blobs(scan, error=0.2)
+
+    @pytest.mark.parametrize("angles", [np.arange(0, 214, 2), -np.arange(0, 214, 2), np.arange(100, 400, 3),
+                                        np.cumsum([1, 2] * 72)])
+    def test_short_scan(self, angles, monkeypatch):
+        """Parker's weights against scaling by the angle covered, in the central slices, where FDK is exact."""
+        scan = ConeGeometry(angles=angles, **WIDE | dict(volume_shape=(2, 40, 40)))
+        truth, scaled = blob_volumes(scan)[0].sum(0), np.full((scan.views, 80), math.pi / scan.views)
+        errors = []
+        for _ in range(2):
+            found = fdk(blob_projections(scan), ConeBeam(scan))[:, 0].numpy()
+            errors.append(np.linalg.norm(found - truth) / np.linalg.norm(truth))
+            monkeypatch.setattr("physics.fdk.ray_weights", lambda scan: scaled)
+        assert errors[0] < 0.04 and errors[0] < 0.3 * errors[1]
+
+    def test_vectors_and_angles_agree(self):
+        for change in (dict(angles=TURN),
+                       dict(angles=np.arange(0, 214, 2), det_offset=(2, 1), volume_centre=(1, 2, 3))):
+            scan = ConeGeometry(**WIDE | change)
+            y = blob_projections(scan)
+            assert torch.allclose(fdk(y, ConeBeam(scan)), fdk(y, ConeBeam(by_vectors(scan))), atol=1e-4)
+
+    @pytest.mark.parametrize("axis, degrees, offset", [("z", 15, 0), ("u", -15, 20), ("normal", 2, 0)])
+    def test_turned_detectors(self, axis, degrees, offset):
+        scan = ConeGeometry(angles=TURN, **WIDE | dict(det_offset=(offset, 0), det_shape=(60, 80)))
+        views = scan.vectors.reshape(-1, 4, 3)
+        around = {"z": np.array([[0, 0, 1.0]]), "u": views[:, 2], "normal": views[:, 1] - views[:, 0]}[axis]
+        around = around / np.linalg.norm(around, axis=1, keepdims=True)
+        angle = math.radians(degrees)
+        for step in (2, 3):                                             # Rodrigues' rotation
+            vector = views[:, step].copy()
+            views[:, step] = (vector * math.cos(angle) + np.cross(around, vector) * math.sin(angle)
+                              + around * (around * vector).sum(1, keepdims=True) * (1 - math.cos(angle)))
+        check_blobs(by_vectors(scan, views.reshape(-1, 12)))
+
+    def test_views_that_wobble(self):
+        scan = ConeGeometry(angles=TURN, **WIDE)
+        noise = np.random.default_rng(0).normal(size=(120, 12)) * np.repeat([0.5, 2, 0, 0], 3)
+        check_blobs(by_vectors(scan, scan.vectors + noise))
+
+    @pytest.mark.parametrize("vector", [[0, 0, -90, 0, 0, 60, 1, 0, 0, 0, 1, 0],
+                                        [0, -90, 0, 0, 60, 0, 0, 0, 1, 1, 0, 0]])
+    def test_scans_that_are_far_from_a_circle_are_refused(self, vector):
+        operator = ConeBeam(by_vectors(ConeGeometry(angles=(0,), **SMALL), [vector]))
+        with pytest.raises(ValueError, match="view_vectors: FDK"):
+            fdk(torch.zeros(operator.range_shape), operator)
+
+    def test_units(self):
+        """The same scan in other units of length gives the same volume, from line integrals in that unit."""
+        lengths = dict(src_dist=90, det_dist=60, det_spacing=(1.5, 1.2), voxel_size=(2, 1, 1), det_offset=(1, 2),
+                       volume_centre=(1, -2, 3))
+        volumes = []
+        for unit in (1, 2):
+            operator = small(TURN[::6], **{name: np.divide(length, unit) for name, length in lengths.items()},
+                             volume_shape=(6, 24, 24))
+            volumes.append(fdk(operator.A(ball((6, 24, 24))), operator))
+        assert torch.allclose(*volumes, atol=1e-5)
+
+
+class TestRayWeights:
+    def weights(self, angles, **changes):
+        return ray_weights(ConeGeometry(angles=angles, **SMALL | changes))
+
+    def test_full_turn_and_limited_angle(self):
+        assert np.allclose(self.weights(np.arange(0, 360, 18)), math.pi / 20)
+        assert np.allclose(self.weights(np.arange(90)), math.pi / 180)
+        uneven = self.weights([0, 5, 15, 20, 30])
+        assert np.allclose(uneven[1:4, 0], np.deg2rad(7.5))
+
+    @pytest.mark.parametrize("offset", [24.75, -24.75])
+    def test_half_fan(self, offset):
+        """Both measurements of a line weigh 1 together; the far side 1, the near edge nothing."""
+        weights = self.weights(TURN, det_offset=(0, offset), det_shape=(5, 50)) / np.deg2rad(3)
+        weights = weights[0] if offset > 0 else weights[0, ::-1]
+        assert weights[0] < 0.01 and (np.diff(weights) >= 0).all() and np.allclose(weights[20:], 1)
+        shared = weights[:17]                           # 8 pixels on the near side of the axis
+        assert np.allclose(shared + shared[::-1], 1)
+
+    def test_a_detector_that_shows_all_of_the_volume_needs_no_half_fan(self):
+        assert np.allclose(self.weights(TURN, det_offset=(0, 20), det_shape=(5, 80)), math.pi / 120)
+        assert np.allclose(self.weights(TURN, det_offset=(0, 0.5), det_shape=(5, 10)), math.pi / 120)
+
+    @pytest.mark.parametrize("covered", [180, 200, 230, 300])
+    def test_short_scan(self, covered):
+        """The measurements of a line, at t and fan and at t + 180 degrees - 2 fan and -fan, weigh 1 together."""
+        step = np.deg2rad(0.05)
+        weights = self.weights(np.arange(0, covered, 0.05), det_shape=(1, 64)) / step
+        fan = np.arctan((np.arange(64) - 31.5) * 1.5 / 150)
+        if covered > 215:                               # half a turn and the fan of this detector
+            assert np.allclose(weights.sum(0) * step, math.pi, atol=0.01)
+        for column in (5, 20, 40, 60):
+            other = np.arange(len(weights)) + round((math.pi - 2 * fan[column]) / step)
+            there = (other >= 0) & (other < len(weights))
+            total = weights[:, column] + np.where(there, weights[np.clip(other, 0, len(weights) - 1), 63 - column], 0)
+            if covered - 180 >= 2 * np.rad2deg(abs(fan[column])):
+                seen_later = np.arange(len(weights)) < len(weights) - (math.pi + 2 * fan[column]) / step + 2
+                assert np.allclose(total[seen_later & there], 1, atol=0.01)

@@ -1,0 +1,232 @@
+"""From flags, environment, preset and earlier run to one frozen value, checked."""
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from utils.cli import choices
+from utils.cli.flags import ROOT, Flag, build_parser, flag_groups
+from utils.cli.types import nearest
+
+PRESETS = ROOT / "configs" / "presets"
+MESSAGES = ("verbosity", "debug", "environment")
+NOT_RECORDED = (*MESSAGES, "resume", "source", "preset", "modality")
+
+
+class Options(SimpleNamespace):
+    """The flags' values as attributes, with ``_`` for ``-``; nobody writes to them.
+
+    ``modality`` is "ct" or "mr"; ``source`` the args.yaml that is repeated or gone on from, or None.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name}: options are not changed once they are made")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{name}: options are not changed once they are made")
+
+
+def parse_args(modality: str, argv: list[str] | None, read_yaml: Callable[[Path], Any]) -> Options:
+    """The options of a command, checked; a bad one ends the program with one line and status 2.
+
+    What stands in the command comes first, then the environment (with --environment), the run that --from or --resume
+    names, the preset, and the defaults. A setting that belongs to a choice that is not made, such as --eta, is refused
+    in the command and the environment, and otherwise left out.
+
+    Args:
+        modality: "ct" or "mr".
+        argv: the command without the program; None is that of this process.
+        read_yaml: reads a YAML file, raising ValueError or OSError.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser(modality)
+    messages = parser.parse_args(argv)      # all that can be wrong with a flag alone is said here
+    flags = {flag.name.replace("-", "_"): flag for flags in flag_groups(modality).values() for flag in flags}
+    given = _parsed(modality, argv)
+    if messages.environment:
+        given = _environment(modality, flags, parser.error) | given
+    try:
+        earlier, source = _earlier_run(modality, given, flags, read_yaml)
+        preset = _preset(modality, given, earlier, flags, read_yaml)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    _check_belonging(modality, given, preset | earlier | given, parser.error)
+    values = _with_defaults(modality, preset | earlier | given, flags)
+    values |= {name: getattr(messages, name) for name in MESSAGES}
+    options = Options(modality=modality, source=source, **{k: v for k, v in values.items() if k != "from"})
+    _check(options, parser.error)
+    return options
+
+
+def _parsed(modality: str, argv: list[str]) -> dict:
+    """The flags that stand in ``argv``, without those that have a default of their own."""
+    found = vars(build_parser(modality, defaults=False).parse_args(argv))
+    return {name: value for name, value in found.items() if name not in MESSAGES}
+
+
+def _environment(modality: str, flags: dict[str, Flag], error: Callable) -> dict:
+    """The settings in environment variables; an empty one is none."""
+    wanted = {name: os.environ.get(name.upper()) for name in flags if name not in ("preset", "resume", "from")}
+    return _from_texts(modality, {name: text for name, text in wanted.items() if text}, "")
+
+
+def _from_texts(modality: str, texts: dict[str, str], where: str) -> dict:
+    """Flags from their values as texts; an error names ``where`` they stand."""
+    parser = build_parser(modality, defaults=False)
+    if where:
+        parser.prog = f"{parser.prog}: error: {where}"
+        parser.error = lambda message: parser.exit(2, f"{parser.prog}: {' '.join(message.split())}\n")
+    found = vars(parser.parse_args([f"--{name.replace('_', '-')}={text}" for name, text in texts.items()]))
+    return {name: value for name, value in found.items() if name in texts}
+
+
+def _earlier_run(modality: str, given: dict, flags: dict, read_yaml: Callable) -> tuple[dict, Path | None]:
+    """The settings of the run that --from or --resume names, and its args.yaml."""
+    source, run = given.get("from"), given.get("resume")
+    if source and run:
+        raise ValueError("--from and --resume are both given; accepted is one of them")
+    if run:
+        if rest := sorted(set(given) - {"resume"}):
+            raise ValueError(f"--resume {run} goes on with the flags of that run; --{rest[0].replace('_', '-')} is not "
+                             "accepted")
+        if (run / "panel.png").exists() and not (run / "state.pt").exists():
+            raise ValueError(f"--resume {run}: that run is complete")
+        source = run / "args.yaml"
+    if source is None:
+        return {}, None
+    tree = read_yaml(source)
+    if not isinstance(tree, dict) or not {"method", "task", "digests"} <= tree.keys():
+        raise ValueError(f"{source}: not the args.yaml of a run; accepted: a file that a run of this program wrote")
+    if tree["task"] not in choices.names(choices.TASKS, modality):
+        script = "recon_MRI_ZSR.py" if modality == "ct" else "recon_CBCT.py"
+        raise ValueError(f"{source}: a run of {tree['task']}; accepted here: "
+                         f"{', '.join(choices.names(choices.TASKS, modality))} ({script} does the other)")
+    texts = {name: str(value) for name, value in tree.items()
+             if value is not None and not isinstance(value, (dict, list)) and name in flags}
+    return _from_texts(modality, texts, str(source)), source
+
+
+# What the words in a preset's sections mean: whether they hold for the settings that are known by then.
+CONDITIONS: dict[str, Callable[[dict], bool]] = {
+    "always": lambda known: True,
+    "simulated": lambda known: known.get("projections") is None,
+    "demo-prior": lambda known: known["own"].isdisjoint({"checkpoint_path", "config_path"}),
+    "own-prior": lambda known: "checkpoint_path" in known["own"],
+    "from-noise": lambda known: known.get("method") == "uncondition" or not known.get("use_init", False),
+} | {task.name: lambda known, name=task.name: known.get("task") == name for task in choices.TASKS}     # type: ignore[misc]
+
+
+def _preset(modality: str, given: dict, earlier: dict, flags: dict, read_yaml: Callable) -> dict:
+    """The settings of --preset NAME: configs/presets/NAME.yaml has a section for each modality, and in it sections
+    that hold under `CONDITIONS`, the later ones first."""
+    name = given.get("preset")
+    if name is None or earlier:
+        return {}
+    path = PRESETS / f"{name}.yaml"
+    known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+    if name not in known:
+        raise ValueError(f"--preset: {name!r}; accepted: {', '.join(known)}{nearest(name, known)}")
+    found: dict = {}
+    for words, settings in (read_yaml(path).get(modality) or {}).items():
+        for word in words.split():
+            if word not in CONDITIONS:
+                raise ValueError(f"{path}: {modality}.{words}: accepted are sections named by {', '.join(CONDITIONS)}")
+        if all(CONDITIONS[word](found | given | {"own": set(given)}) for word in words.split()):
+            for key, value in settings.items():
+                if key.replace("-", "_") not in flags:
+                    raise ValueError(f"{path}: {modality}.{words}.{key}: no such flag{nearest(key, flags)}")
+                text = str(value).lower() if isinstance(value, bool) else str(value)
+                if key in ("data", "checkpoint-path", "config-path", "geometry"):
+                    text = str(ROOT / text)
+                found |= _from_texts(modality, {key.replace("-", "_"): text}, str(path))
+    return found
+
+
+def _made(values: dict) -> list[choices.Choice]:
+    """The choices that have parameters, as they are made in ``values``."""
+    return [choices.named(table, values.get(name, default)) for name, table, default in (
+        ("method", choices.METHODS, "DDS"), ("noise_control", choices.NOISE_CONTROLS, "SLERP"),
+        ("renoise_method", choices.RENOISE_METHODS, "DDPM"))]
+
+
+def _check_belonging(modality: str, given: dict, values: dict, error: Callable) -> None:
+    """End the program where a parameter is given whose choice is not made."""
+    made = _made(values)
+    tables = {"method": choices.METHODS, "noise-control": choices.NOISE_CONTROLS, "renoise-method": choices.RENOISE_METHODS}
+    for flag, table in tables.items():
+        for parameter, having in choices.parameters(table).items():
+            value = given.get(parameter.name)
+            if value is None or any(parameter in choice.parameters for choice in made) or value == _neutral(having, parameter):
+                continue
+            own = next(choice for choice in made if choice in table)
+            text = f"{value:g}" if isinstance(value, float) else value
+            error(f"--{parameter.name.replace('_', '-')} {text}: not part of {own.name}; accepted with --{flag} "
+                  f"{', '.join(choice.name for choice in having if modality in choice.modalities)}")
+
+
+def _neutral(having: list, parameter: choices.Parameter) -> Any:
+    """The value that does nothing, and may be given with any choice: a weight of 0, weights none."""
+    default = having[0].parameters[parameter]
+    return default if default in (0.0, "none") else None
+
+
+def _with_defaults(modality: str, values: dict, flags: dict[str, Flag]) -> dict:
+    """All settings: those of choices that are not made are None."""
+    of_choices = {parameter.name: None for parameter in choices.parameters(
+        choices.METHODS, choices.NOISE_CONTROLS, choices.RENOISE_METHODS) if parameter.modality in ("", modality)}
+    for choice in _made(values):
+        of_choices |= {parameter.name: values.get(parameter.name, default)
+                       for parameter, default in choice.parameters.items() if parameter.name in of_choices}
+    result = {name: values.get(name, flag.default) for name, flag in flags.items()} | of_choices
+    if modality == "ct" and result["projections"] is None:
+        result["degree"] = result["degree"] or 90
+        result["recon_size"] = result["recon_size"] or 256
+    return result
+
+
+def _check(options: Options, error: Callable) -> None:
+    """End the program with one line where settings do not go together."""
+    if options.sigma_max is not None and options.sigma_min >= options.sigma_max:
+        error(f"--sigma-min {options.sigma_min:g} --sigma-max {options.sigma_max:g}: accepted is sigma-min below "
+              "sigma-max")
+    begin, end = options.slice_begin, options.slice_end
+    if end < begin or end == begin > 0:
+        error(f"--slice-begin {begin} --slice-end {end}: an empty range; accepted is begin below end, or 0 and 0 for all "
+              "slices")
+    if options.method != "ADMM-TV":
+        for name in ("checkpoint_path", "config_path"):
+            if getattr(options, name) is None:
+                error(f"--{name.replace('_', '-')} is missing; --method {options.method} needs a prior")
+    if options.modality == "ct":
+        _check_scan(options, error)
+    elif options.data is None:
+        error("--data is missing; give an MRI volume")
+    folder = options.output_dir
+    while not os.path.exists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        error(f"--output-dir {options.output_dir}: cannot be written ({folder} is "
+              f"{'not writable' if os.path.isdir(folder) else 'not a folder'})")
+
+
+def _check_scan(options: Options, error: Callable) -> None:
+    """Which flags go together for a simulated and for a measured scan."""
+    if options.projections is None:
+        if options.data is None:
+            error("--data or --projections is missing; give a volume to simulate from, or measured projections")
+        for name in ("flat", "dark", "i0", "bad_pixels"):
+            if getattr(options, name) is not None:
+                error(f"--{name.replace('_', '-')} is for measured counts; it needs --projections")
+        return
+    if options.geometry == ROOT / "configs" / "geometry" / "demo.yaml":
+        error("--projections needs --geometry: the scan that they were measured with, see configs/geometry")
+    if options.sino_noise:
+        error(f"--sino-noise {options.sino_noise:g}: measured projections have their own noise; accepted: 0")
+    if options.method == "uncondition":
+        error("--method uncondition uses no projections; leave --projections out")
+    if options.flat is not None and options.i0 is not None:
+        error("--flat and --i0 are both given; accepted is one of them")
+    if options.dark is not None and options.flat is None and options.i0 is None:
+        error("--dark needs --flat or --i0 beside it")

@@ -1,0 +1,123 @@
+"""MetaImage and NRRD stacks (and PNG), read by SimpleITK, with a look at what its readers pass over in silence."""
+import os
+import zlib
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+READERS = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO",
+           ".png": "PNGImageIO"}
+SCALARS = {sitk.sitkUInt8: 1, sitk.sitkInt8: 1, sitk.sitkUInt16: 2, sitk.sitkInt16: 2, sitk.sitkUInt32: 4,
+           sitk.sitkInt32: 4, sitk.sitkUInt64: 8, sitk.sitkInt64: 8, sitk.sitkFloat32: 4, sitk.sitkFloat64: 8}
+VIEWS = 16    # read at a time
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read the pixels of a scalar 2D or 3D image as float32.
+
+    MetaImage that is not compressed is read a few views at a time, the others whole before they are copied.
+
+    Args:
+        path: its name ends in one of `READERS`.
+
+    Returns:
+        float32 [v, u] or [views, v, u], the axes in the order of `SimpleITK.GetArrayFromImage`.
+
+    Raises:
+        ValueError: in one line that names the file, for what is no such image, or cut, or damaged.
+    """
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:    # SimpleITK would end the process
+        name = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise ValueError(f"{name}: SimpleITK opens no name that is not UTF-8; accepted: another name, .npy, .tif, "
+                         ".nii") from None
+    image_io = READERS[path.suffix.lower()]
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(image_io)
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        size, pixel = reader.GetSize(), reader.GetPixelID()
+        if pixel not in SCALARS:
+            raise ValueError(f"{path}: values of type {sitk.GetPixelIDValueAsString(pixel)}; accepted: integers or "
+                             "real numbers, one a pixel")
+        if len(size) not in (2, 3) or 0 in size:
+            raise ValueError(f"{path}: an array of shape {size[::-1]}; accepted: views x v x u, or v x u for one view")
+        raw = image_io != "PNGImageIO" and _check_data(path, image_io == "MetaImageIO", prod(size) * SCALARS[pixel])
+        return _pixels(reader, VIEWS if raw and len(size) == 3 else None)
+    except RuntimeError as error:
+        reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+        raise ValueError(f"{path}: cannot be read, incomplete or damaged ({reason})") from None
+
+
+def _pixels(reader: sitk.ImageFileReader, step: int | None) -> np.ndarray:
+    """The whole image, read ``step`` views at a time."""
+    *plane, views = size = reader.GetSize()
+    array = np.empty(size[::-1], np.float32)
+    with np.errstate(over="ignore"):
+        for begin in range(0, views, step or views):
+            end = min(begin + (step or views), views)
+            if step:
+                reader.SetExtractIndex((0, 0, begin))
+                reader.SetExtractSize((*plane, end - begin))
+            image = reader.Execute()    # has to outlive the view of its memory
+            array[begin:end] = sitk.GetArrayViewFromImage(image)
+    return array
+
+
+def _check_data(path: Path, meta: bool, needed: int) -> bool:
+    """Look at the stored data of a MetaImage (``meta``) or NRRD file for what the readers pass over.
+
+    Where compressed data are short or damaged, or the length that MetaImage's header gives them is not theirs, the
+    rest of the image stays zero or undefined without an error. Raw data that are short give one, but for MetaImage
+    it speaks of a missing file. ``needed`` is the size of the pixels in bytes. True: parts of the data can be read.
+    """
+    mark, last = ("=", "elementdatafile") if meta else (":", "")
+    header, key = {}, None
+    with open(path, "rb") as stream:
+        while key != last and (line := stream.readline()):
+            key, _, value = line.decode("latin-1").partition(mark)
+            key = key.strip().lower()
+            header[key] = value.strip()
+        begin = stream.tell()
+    if meta:
+        source, packed = header.get(last, ""), header.get("compresseddata", "")[:1] in ("T", "t", "1")
+        raw = not packed and header.get("binarydata", "")[:1] in ("T", "t", "1")
+    else:
+        source, packed = header.get("data file", header.get("datafile", "LOCAL")), "gz" in header.get("encoding", "")
+        raw = False    # the reader notices when raw data, or numbers in text, are short
+    if (meta or packed) and (source.upper().startswith("LIST") or "%" in source):
+        raise ValueError(f"{path}: data in several files ({source}); accepted: in the file itself, or in one other")
+    if not (raw or packed):
+        return raw
+    file, begin = (path, begin) if source.upper() == "LOCAL" else (path.parent / source, 0)
+    if not file.is_file():
+        raise ValueError(f"{path}: its data file {source} is missing")
+    if raw:
+        found = file.stat().st_size - begin - max(int(header.get("headersize", 0)), 0)
+    else:
+        found, length = _inflated_size(file, begin)
+        if meta and header.get("compresseddatasize") != str(length):
+            raise ValueError(f"{path}: CompressedDataSize {header.get('compresseddatasize', 'missing')} for {length} "
+                             "bytes of compressed data; accepted: their number")
+    if found < needed:
+        raise ValueError(f"{path}: {needed - found} bytes short of the {needed} of its pixels")
+    return raw
+
+
+def _inflated_size(file: Path, begin: int) -> tuple[int, int]:
+    """Bytes that the zlib or gzip stream at ``begin`` holds, and its own length. ValueError when it is not whole."""
+    packed, size, length = zlib.decompressobj(wbits=47), 0, 0    # 47: both kinds of header
+    with open(file, "rb") as stream:
+        stream.seek(begin)
+        try:
+            while not packed.eof and (chunk := stream.read(1 << 16)):
+                size, length = size + len(packed.decompress(chunk)), length + len(chunk)
+        except zlib.error as error:
+            raise ValueError(f"{file}: damaged compressed data ({error})") from None
+    if not packed.eof:
+        raise ValueError(f"{file}: incomplete compressed data, they end after {size} bytes of pixels")
+    return size, length - len(packed.unused_data)
