@@ -7,6 +7,10 @@ from torch.nn.functional import pad
 
 from op.check import check
 from op.fdk_backproject import fdk_backproject
+from physics.geometry import ConeGeometry
+from physics.views import GAP, view_angles, view_steps
+
+FADE = math.radians(20)     # over which views beside a gap hand over to those that measure the same lines
 
 
 def fdk(y, operator):
@@ -60,24 +64,25 @@ def _lines(vector, det_shape, rows):
     return cosine / (distance * pitch)[:, None], radius
 
 
-def ray_weights(geometry):
+def ray_weights(geometry: ConeGeometry) -> np.ndarray:
     """Weight of every view and detector column in the integral over the full turn: float64 [views, columns].
 
     The angle in radians that the view stands for, halfway to its neighbours on the circle, times the share of the
-    line among all its measurements:
+    line among its measurements. In the plane of the source the ray at angle t and fan angle g is measured again at
+    t + 180 degrees - 2 g and -g. Each measurement has a confidence, and the share is the ray's own in the sum of both:
+    a line measured once counts 1, twice 1/2, and where one measurement ends the other takes over smoothly. The
+    confidence is a product of
 
-    - full turn, every line twice: 1/2;
-    - full turn, and one side of the detector ends before the shadow of the cylinder inscribed in the volume, the
-      other later: from 0 to 1 across the part that both sides see, smoothly. Wang (2002), "X-ray micro-CT with a
-      displaced detector array", Med. Phys. 29(7);
-    - short scan, half a turn at least: Parker (1982), "Optimal short scan convolution reconstruction for fan beam
-      CT", Med. Phys. 9(2), with what is beyond half a turn for the fan. Exact from half a turn and the fan on;
-    - limited angle, less than half a turn: 1, hardly any line is measured twice.
+    - the angle's: from 0 at the edge of a gap between views to 1 at `FADE` from it. In a short scan this does what the
+      weights of Parker (1982), "Optimal short scan convolution reconstruction for fan beam CT", Med. Phys. 9(2), do,
+      for any number of gaps;
+    - the column's, where one side of a shifted detector ends before the shadow of the cylinder inscribed in the volume:
+      from 0 at that edge to 1 across what both sides see. In a full turn these are the weights of Wang (2002), "X-ray micro-CT
+      with a displaced detector array", Med. Phys. 29(7).
 
-    A largest gap between views of more than 2.5 times the median one is not covered, and counts as a median one.
+    A gap between views is more than 2.5 times a typical one; no view stands for more of it than half a typical one.
     """
-    vectors, columns = geometry.vectors, geometry.det_shape[1]
-    share, position, _, covered = _sweep(_azimuth(vectors))
+    vectors, columns, angle = geometry.vectors, geometry.det_shape[1], view_angles(geometry)
     source, centre, step_u = vectors[:, :2], vectors[:, 3:5], vectors[:, 6:8]
     column = np.arange(columns) - (columns - 1) / 2
     fan = _fan_angle(source, centre[:, None] + column[:, None] * step_u[:, None])
@@ -87,23 +92,39 @@ def ray_weights(geometry):
     reach = abs(_fan_angle(source, np.stack([x, y], -1)[None])).max()
     low, high = -fan.min(1).max(), fan.max(1).min()                     # seen on both sides of the axis in all views
     overlap, pixel = min(low, high), (low + high) / columns
-    if covered > 2 * np.pi - 1e-9:
-        weight = np.full(fan.shape, 0.5)
-        if overlap < reach and abs(high - low) > 2 * pixel:
-            inner = np.clip(np.sign(high - low) * fan / max(overlap, pixel), -1, 1)
-            weight = (1 + np.sin(np.pi / 2 * inner)) / 2
-    elif covered > np.pi - 1e-9:
-        weight = _parker(position[:, None], fan, (covered - np.pi) / 2)
-    else:
-        weight = np.ones(fan.shape)
-    return share[:, None] * weight
+    shifted = overlap < reach and abs(high - low) > 2 * pixel
+    share, gaps = _coverage(angle)
+
+    def confidence(at, ray):
+        sure = np.ones(ray.shape)
+        if shifted:
+            sure *= _smooth((1 + np.sign(high - low) * ray / max(overlap, pixel)) / 2)
+        for middle, half in gaps:
+            sure *= _smooth((abs((at - middle + np.pi) % (2 * np.pi) - np.pi) - half) / FADE)
+        return sure
+
+    own, again = confidence(angle[:, None], fan), confidence(angle[:, None] + np.pi - 2 * fan, -fan)
+    own = np.maximum(own, 1e-9)                                         # it is measured, if at the very edge
+    return share[:, None] * own / (own + again)
 
 
-def _parker(angle, fan, spare):
-    """Parker's weights at `angle` from the beginning of a scan over pi + 2 spare, for rays at `fan`."""
-    begin, end = (np.clip(way / np.maximum(side, 1e-9), 0, 2) for way, side in (
-        (angle, spare + fan), (np.pi + 2 * spare - angle, spare - fan)))
-    return (np.sin(np.pi / 4 * begin) * np.sin(np.pi / 4 * end)) ** 2
+def _smooth(x):
+    """From 0 at 0 to 1 at 1, with no slope at either."""
+    return np.sin(np.pi / 2 * np.clip(x, 0, 1)) ** 2
+
+
+def _coverage(angle):
+    """How views at these angles cover the circle: see `ray_weights`.
+
+    Returns:
+        The angle that each view stands for, and the gaps [(middle, half the width)], all in radians.
+    """
+    order, steps, typical = view_steps(angle)
+    wide = steps > GAP * typical
+    covered = np.where(wide, typical, steps)
+    share = np.empty(len(angle))
+    share[order] = (covered + np.roll(covered, 1)) / 2
+    return share, [(angle[order[i]] + steps[i] / 2, (steps[i] - typical) / 2) for i in np.flatnonzero(wide)]
 
 
 def _fan_angle(source, points):
@@ -111,30 +132,6 @@ def _fan_angle(source, points):
     x, y = np.moveaxis(points - source[:, None], -1, 0)
     x_axis, y_axis = -source.T[..., None]
     return np.arctan2(x * y_axis - y * x_axis, x * x_axis + y * y_axis)
-
-
-def _azimuth(vectors):
-    """Angle t of every view's source, from 0 to 2 pi."""
-    return np.arctan2(vectors[:, 0], -vectors[:, 1]) % (2 * np.pi)
-
-
-def _sweep(azimuth):
-    """How views at these angles cover the circle: see `ray_weights`.
-
-    Returns, in radians, the angle that each view stands for, its position from the beginning of the scan, the
-    typical gap from view to view, and the angle covered.
-    """
-    order = np.argsort(azimuth)
-    gaps = np.diff(azimuth[order], append=azimuth[order[0]] + 2 * np.pi)
-    typical = np.quantile(gaps[gaps > 1e-9], 0.5, method="lower")
-    last = gaps.argmax()
-    order, gaps = np.roll(order, -1 - last), np.roll(gaps, -1 - last)
-    if gaps[-1] > 2.5 * typical:
-        gaps[-1] = typical
-    share, position = np.empty((2, len(azimuth)))
-    share[order] = (gaps + np.roll(gaps, 1)) / 2
-    position[order] = np.cumsum(np.roll(gaps, 1)) - gaps[-1] / 2
-    return share, position, typical, gaps.sum()
 
 
 def _ramp(columns, like):
