@@ -80,13 +80,15 @@ def ray_weights(geometry: ConeGeometry) -> np.ndarray:
       from 0 at that edge to 1 across what both sides see. In a full turn these are the weights of Wang (2002), "X-ray micro-CT
       with a displaced detector array", Med. Phys. 29(7).
 
-    A gap between views is more than 2.5 times a typical one; no view stands for more of it than half a typical one.
+    A gap between views is more than 2.5 times a typical one; no view stands for more of it than half a typical one. For
+    lines that are lost in it all views count more, those beside it no more than others; beyond the ends of a scan of
+    less than half a turn nothing counts.
     """
     vectors, columns, angle = geometry.vectors, geometry.det_shape[1], view_angles(geometry)
     source, centre, step_u = vectors[:, :2], vectors[:, 3:5], vectors[:, 6:8]
     column = np.arange(columns) - (columns - 1) / 2
     fan = _fan_angle(source, centre[:, None] + column[:, None] * step_u[:, None])
-    turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    turn = np.linspace(0, 2 * np.pi, 720, endpoint=False)
     y, x = (middle + count / 2 * size * wave for middle, count, size, wave in zip(
         geometry.volume_centre[1:], geometry.volume_shape[1:], geometry.voxel_size[1:], (np.sin(turn), np.cos(turn))))
     reach = abs(_fan_angle(source, np.stack([x, y], -1)[None])).max()
@@ -95,17 +97,23 @@ def ray_weights(geometry: ConeGeometry) -> np.ndarray:
     shifted = overlap < reach and abs(high - low) > 2 * pixel
     share, gaps = _coverage(angle)
 
-    def confidence(at, ray):
-        sure = np.ones(ray.shape)
+    def confidence(at, ray, gaps=gaps):
+        sure = np.ones(np.broadcast_shapes(at.shape, ray.shape))
         if shifted:
             sure *= _smooth((1 + np.sign(high - low) * ray / max(overlap, pixel)) / 2)
         for middle, half in gaps:
             sure *= _smooth((abs((at - middle + np.pi) % (2 * np.pi) - np.pi) - half) / FADE)
         return sure
 
+    def measured(gaps):
+        """How many of the lines at each column's fan angle, over a full turn."""
+        at, ray = turn[:, None], fan.mean(0)
+        return np.count_nonzero(confidence(at, ray, gaps) + confidence(at + np.pi - 2 * ray, -ray, gaps), axis=0)
+
     own, again = confidence(angle[:, None], fan), confidence(angle[:, None] + np.pi - 2 * fan, -fan)
     own = np.maximum(own, 1e-9)                                         # it is measured, if at the very edge
-    return share[:, None] * own / (own + again)
+    lost = measured([gap for gap in gaps if gap[1] > np.pi / 2]) / np.maximum(measured(gaps), 1)
+    return share[:, None] * own / (own + again) * lost
 
 
 def _smooth(x):
