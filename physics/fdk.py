@@ -10,6 +10,7 @@ from op.fdk_backproject import fdk_backproject
 from physics.geometry import ConeGeometry
 from physics.views import GAP, view_angles, view_steps
 
+TILT = 10                   # degrees of the central rays against the horizontal from which on FDK is doubtful
 FADE = math.radians(20)     # over which views beside a gap hand over to those that measure the same lines
 
 
@@ -22,12 +23,15 @@ def fdk(y, operator):
     Distances, principal points and pixel pitches come from the vectors of every view. Detectors may be shifted,
     turned about z (fan-beam formula of an oblique detector) and pitched about u. For sources that leave the circle
     and detectors rolled in their plane it is an approximation: rows are filtered as if they were horizontal, and
-    the radius of the circle is that of the view's own source. Raises ValueError for sources on the axis and for
-    u steps that are closer to z than to the horizontal.
+    the radius of the circle is that of the view's own source. Detectors may stand on their side. Raises ValueError
+    as `check_fdk` does.
     """
     check("y", y, operator.range_shape)
     geometry, (depth, _, height, width) = operator.geometry, operator.domain_shape
-    top, bottom = operator.window[:2]
+    check_fdk(geometry)
+    if geometry.sideways:
+        y, geometry = y.mT, geometry.turned()
+    top, bottom = geometry.window[:2]
     left, right = geometry.shadow[2:]       # beyond the detector too: filtered values are not zero there
     extra = max(0, -left)
     matrices = geometry.crop(top, bottom, left, right).matrices
@@ -46,6 +50,31 @@ def fdk(y, operator):
     return volume.permute(2, 0, 1)[:, None].contiguous()
 
 
+def check_fdk(geometry: ConeGeometry) -> str | None:
+    """Whether FDK can reconstruct a scan; for use before anything is computed.
+
+    Returns:
+        What makes its result doubtful, in one line, or None.
+
+    Raises:
+        ValueError: sources on the z axis, or a detector neither of whose directions is across it.
+    """
+    geometry = geometry.turned() if geometry.sideways else geometry
+    source, centre, *steps = geometry.vectors.reshape(-1, 4, 3).transpose(1, 0, 2)
+    radius, pitch = np.hypot(*source.T[:2]), np.hypot(*steps[0].T[:2])
+    bad = (radius <= 1e-6 * np.linalg.norm(centre - source, axis=1)) | (pitch < abs(steps[0][:, 2]))
+    if bad.any():
+        raise ValueError(f"view_vectors: FDK needs sources around the z axis, and rows or columns of pixels across it, "
+                         f"which is not so in view {bad.argmax()}")
+    tilt = np.degrees(np.arctan2(abs(source[:, 2] - geometry.volume_centre[0]), radius)).max()
+    if tilt > TILT:
+        return f"FDK takes the rays for nearly horizontal; in this scan the central ones rise by {tilt:.0f} degrees"
+    if radius.max() > 1.1 * radius.min():
+        return (f"FDK takes the source's path for a circle around z; in this scan it is {radius.min():.0f} to "
+                f"{radius.max():.0f} {geometry.unit} from it")
+    return None
+
+
 def _lines(vector, det_shape, rows):
     """Weights of the pixels [rows, u] before the ramp filter of pitch 1, and the radius of the source's orbit.
 
@@ -54,8 +83,6 @@ def _lines(vector, det_shape, rows):
     """
     source, centre, step_u, step_v = vector.reshape(4, 3)
     radius, pitch = np.hypot(*source[:2]), np.hypot(*step_u[:2])
-    if radius <= 1e-6 * np.linalg.norm(centre - source) or pitch < abs(step_u[2]):
-        raise ValueError("view_vectors: FDK needs sources around the z axis, and rows of pixels (u) across it")
     row, column = (np.arange(count) - (count - 1) / 2 for count in det_shape)
     start = centre - source + row[rows, None] * step_v
     ray = start[:, None] + column[:, None] * step_u
@@ -77,18 +104,18 @@ def ray_weights(geometry: ConeGeometry) -> np.ndarray:
       weights of Parker (1982), "Optimal short scan convolution reconstruction for fan beam CT", Med. Phys. 9(2), do,
       for any number of gaps;
     - the column's, where one side of a shifted detector ends before the shadow of the cylinder inscribed in the volume:
-      from 0 at that edge to 1 across what both sides see. In a full turn these are the weights of Wang (2002), "X-ray micro-CT
-      with a displaced detector array", Med. Phys. 29(7).
+      from 0 at that edge to 1 across what both sides see. In a full turn these are the weights of Wang (2002), "X-ray
+      micro-CT with a displaced detector array", Med. Phys. 29(7).
 
-    A gap between views is more than 2.5 times a typical one; no view stands for more of it than half a typical one. For
-    lines that are lost in it all views count more, those beside it no more than others; beyond the ends of a scan of
-    less than half a turn nothing counts.
+    A gap between views is more than 2.5 times a typical one; no view stands for more of it than half a typical one.
+    Where lines are lost for good in a gap of less than half a turn, the rays at their fan angle beside it stand
+    in for them: see `_stand_in`.
     """
     vectors, columns, angle = geometry.vectors, geometry.det_shape[1], view_angles(geometry)
     source, centre, step_u = vectors[:, :2], vectors[:, 3:5], vectors[:, 6:8]
     column = np.arange(columns) - (columns - 1) / 2
     fan = _fan_angle(source, centre[:, None] + column[:, None] * step_u[:, None])
-    turn = np.linspace(0, 2 * np.pi, 720, endpoint=False)
+    turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     y, x = (middle + count / 2 * size * wave for middle, count, size, wave in zip(
         geometry.volume_centre[1:], geometry.volume_shape[1:], geometry.voxel_size[1:], (np.sin(turn), np.cos(turn))))
     reach = abs(_fan_angle(source, np.stack([x, y], -1)[None])).max()
@@ -97,23 +124,37 @@ def ray_weights(geometry: ConeGeometry) -> np.ndarray:
     shifted = overlap < reach and abs(high - low) > 2 * pixel
     share, gaps = _coverage(angle)
 
-    def confidence(at, ray, gaps=gaps):
+    def confidence(at, ray):
         sure = np.ones(np.broadcast_shapes(at.shape, ray.shape))
         if shifted:
             sure *= _smooth((1 + np.sign(high - low) * ray / max(overlap, pixel)) / 2)
         for middle, half in gaps:
-            sure *= _smooth((abs((at - middle + np.pi) % (2 * np.pi) - np.pi) - half) / FADE)
+            sure *= _smooth((_apart(at, middle) - half) / FADE)
         return sure
-
-    def measured(gaps):
-        """How many of the lines at each column's fan angle, over a full turn."""
-        at, ray = turn[:, None], fan.mean(0)
-        return np.count_nonzero(confidence(at, ray, gaps) + confidence(at + np.pi - 2 * ray, -ray, gaps), axis=0)
 
     own, again = confidence(angle[:, None], fan), confidence(angle[:, None] + np.pi - 2 * fan, -fan)
     own = np.maximum(own, 1e-9)                                         # it is measured, if at the very edge
-    lost = measured([gap for gap in gaps if gap[1] > np.pi / 2]) / np.maximum(measured(gaps), 1)
-    return share[:, None] * own / (own + again) * lost
+    return share[:, None] * own / (own + again) * (1 + _stand_in(angle, gaps, fan.mean(0), confidence))
+
+
+def _stand_in(angle, gaps, fan, confidence):
+    """How much more rays count for lines that were never measured: [views, columns].
+
+    Those at their fan angle that are lost in a gap of less than half a turn, shared smoothly among the views within its
+    own width, or within `FADE` if that is less: never more than twice what they count.
+    """
+    more = np.zeros((len(angle), len(fan)))
+    for middle, half in gaps:
+        fade = min(2 * half, FADE)
+        inside = middle + half * (np.arange(-15.5, 16) / 16)[:, None]
+        lost = (confidence(inside + np.pi - 2 * fan, -fan) == 0).mean(0)
+        more += (1 - _smooth((_apart(angle, middle) - half) / fade))[:, None] * lost * (half < np.pi / 2)
+    return more
+
+
+def _apart(angle, other):
+    """Distance of angles on the circle, 0 to pi."""
+    return abs((angle - other + np.pi) % (2 * np.pi) - np.pi)
 
 
 def _smooth(x):
