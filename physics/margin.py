@@ -10,6 +10,7 @@ from torch.nn.functional import avg_pool2d, pad
 
 from physics.cone_beam import ConeBeam
 from physics.geometry import ConeGeometry
+from physics.views import view_angles
 
 AIR = 0.04          # of the largest line integral: less is air
 
@@ -50,29 +51,42 @@ def extend_rows(y: torch.Tensor, geometry: ConeGeometry) -> tuple[torch.Tensor, 
     (rows, columns), few = geometry.det_shape, max(4, geometry.det_shape[1] // 20)
     squares, there = y[0].clamp(min=0) ** 2, y[0] > AIR * y.max()
     at = torch.arange(columns, device=y.device, dtype=y.dtype)
-    begin = torch.where(there, at, columns).amin(-1) * (not cut[0])
-    end = torch.where(there, at, -1).amax(-1) if not cut[1] else torch.full_like(begin, columns - 1)
-    width = (end - begin).clamp(min=2 * few)
     near = at[:few] - (few - 1) / 2
-    means = [squares[..., :few].mean(-1), squares[..., -few:].mean(-1)]
-    slopes = [(part * near).sum(-1) / (near * near).sum() for part in (squares[..., :few], squares[..., -few:])]
-    values = [mean + slope * way * (few - 1) / 2 if side else torch.zeros_like(mean)
-              for mean, slope, way, side in zip(means, slopes, (-1, 1), cut)]
+    ends = (squares[..., :few], squares[..., -few:])
+    slopes = [(part * near).sum(-1) / near.square().sum() for part in ends]
+    # The object in the row: up to the edge where it is cut, else to the last pixel that shows something.
+    begin = torch.where(there, at, columns).amin(-1) * (not cut[0])
+    end = torch.full_like(begin, columns - 1) if cut[1] else torch.where(there, at, 0).amax(-1)
+    width = (end - begin).clamp(min=2 * few)
+    values = [part.mean(-1) + slope * way * (few - 1) / 2 if side else torch.zeros_like(slope)
+              for part, slope, way, side in zip(ends, slopes, (-1, 1), cut)]
     chord = (values[1] - values[0]) / width
     bends = [(slope - chord) * way / (width - few + 1) for slope, way, side in zip(slopes, (1, -1), cut) if side]
-    bend = torch.stack(bends).mean(0)
-    extra, beyond = [columns if side else 0 for side in cut], []
-    for side, (value, way, mean, slope) in enumerate(zip(values, (-1, 1), means, slopes)):
-        if not cut[side]:
-            continue
-        away = torch.arange(1, columns + 1, device=y.device, dtype=y.dtype)
-        start, steep = value.clamp(min=0)[..., None], (way * chord - bend * width)[..., None]
-        rest = start + steep * away - bend.clamp(min=0)[..., None] * away ** 2
-        falling = (rest > 0).cummin(-1).values & (steep < 0)
-        part = torch.where(falling, rest.clamp(min=0).sqrt(), 0) * (1 - (away / columns) ** 2)
-        beyond.append(part.flip(-1) if side == 0 else part)
-    wide = torch.cat([*beyond[:cut[0]], y[0], *beyond[cut[0]:]], -1)[None]
-    return wide, geometry.crop(0, rows, -extra[0], columns + extra[1])
+    bend = _steady(torch.stack(bends), view_angles(geometry)).clamp(min=0)
+    away = torch.arange(1, columns + 1, device=y.device, dtype=y.dtype)
+    parts = [y[0]]
+    for side, way in enumerate((-1, 1)):
+        if cut[side]:
+            steep = (way * chord - bend * width)[..., None]
+            rest = values[side].clamp(min=0)[..., None] + steep * away - bend[..., None] * away ** 2
+            falling = (steep < 0) & (rest > 0).cummin(-1).values
+            beyond = torch.where(falling, rest.clamp(min=0).sqrt(), 0) * (1 - (away / columns) ** 2)
+            parts.insert(len(parts) * side, beyond.flip(-1) if side == 0 else beyond)
+    return (torch.cat(parts, -1)[None],
+            geometry.crop(0, rows, -columns * cut[0], columns + columns * cut[1]))
+
+
+def _steady(values, angle):
+    """Medians of values [sides, views, rows] over the sides and an eighth of the views around each: [views, rows].
+
+    What lies in the object bends rows here and there, its outline bends all that are alike.
+    """
+    order = torch.as_tensor(np.argsort(angle, kind="stable"), device=values.device)
+    views, result = values.shape[1] // 16, torch.empty_like(values[0])
+    framed = torch.cat([values[:, order[-views or len(order):]], values[:, order], values[:, order[:views]]], 1)
+    around = framed.unfold(1, 2 * views + 1, 1)                             # [sides, views, rows, around]
+    result[order] = around.movedim(0, -1).flatten(-2).median(-1).values
+    return result
 
 
 def with_margin(y: torch.Tensor, geometry: ConeGeometry) -> tuple[ConeGeometry, tuple[slice, slice, slice]]:
@@ -105,7 +119,8 @@ def with_margin(y: torch.Tensor, geometry: ConeGeometry) -> tuple[ConeGeometry, 
     more = np.ceil(np.maximum(wanted - half[:, None], 0) / size[:, None] - 0.5).clip(0).astype(int)
     shape = np.array(geometry.volume_shape) + more.sum(1)
     larger = geometry.moved_grid(shape.tolist(), (centre + (more[:, 1] - more[:, 0]) / 2 * size).tolist())
-    return larger, tuple(slice(before, before + count) for before, count in zip(more[:, 0].tolist(), geometry.volume_shape))
+    return larger, tuple(slice(before, before + count)
+                         for before, count in zip(more[:, 0].tolist(), geometry.volume_shape))
 
 
 def without_outside(y, operator: ConeBeam, x, target) -> torch.Tensor:
