@@ -165,6 +165,19 @@ class ConeGeometry:
         offset = [o + n * step for o, n, step in zip(self.det_offset, shift, self.det_spacing)]
         return replace(self, det_shape=shape, det_offset=offset)
 
+    @property
+    def sideways(self) -> bool:
+        """Whether u rather than v runs along the z axis, in all views: a detector that stands on its side."""
+        step_u, step_v = self.vectors[:, 6:].reshape(-1, 2, 3).transpose(1, 0, 2)
+        along = [abs(step[:, 2]) / np.linalg.norm(step, axis=1) for step in (step_u, step_v)]
+        return bool((along[0] > along[1]).all())
+
+    def turned(self) -> "ConeGeometry":
+        """The same scan with rows for columns: u and v change places."""
+        views = self.vectors.reshape(-1, 4, 3)[:, [0, 1, 3, 2]].reshape(-1, 12)
+        return replace(self, angles=(), src_dist=None, det_dist=None, det_spacing=None, det_offset=(0, 0),
+                       view_vectors=views, det_shape=self.det_shape[::-1])
+
     def select(self, indices):
         """The same scan with these views alone, in this order."""
         name = "view_vectors" if self.view_vectors else "angles"
@@ -174,6 +187,10 @@ class ConeGeometry:
         """The same scan of other voxels (z, y, x) around the same centre; voxel_size None: of the same size."""
         return replace(self, volume_shape=volume_shape,
                        voxel_size=self.voxel_size if voxel_size is None else voxel_size)
+
+    def moved_grid(self, volume_shape, volume_centre):
+        """The same scan of voxels of the same size in another place (z, y, x)."""
+        return replace(self, volume_shape=volume_shape, volume_centre=volume_centre)
 
     def slab(self, begin, end):
         """The same scan of slices begin to end (half-open) of the volume alone."""

@@ -92,7 +92,7 @@ def test_ct_files_and_geometry(run, ct_scan):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert list(metrics) == ["FBP-FV", "FBP-LV", "IR", "recon"]
     assert all(np.isfinite(value["psnr"]) and value["axial"]["psnr"] for value in metrics.values())
-    truth, source = read_volume(folder / "GT.nii.gz"), read_volume(ct_scan, "LPI")
+    truth, source = read_volume(folder / "GT.nii.gz"), read_volume(ct_scan, "LPS")
     assert same_geometry(read_volume(folder / "recon.nii.gz"), truth)
     clipped = source.with_array(source.array.clip(-1000, 1600)).resize(16)
     assert np.allclose(truth.array, clipped.array, atol=0.1)    # HU, clamped before they are averaged

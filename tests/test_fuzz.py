@@ -133,7 +133,7 @@ def swapped(content, order):
 @examples(500)
 @given(order=st.sampled_from("<<<>"), packed=st.sampled_from([False, False, False, True]),
        fields=st.lists(st.tuples(st.sampled_from(sorted(NIFTI)), st.sampled_from(NUMBERS), st.sampled_from(REALS)),
-                       max_size=4), damage=damages(592, 352), turn=st.sampled_from([None, "LPI"]))
+                       max_size=4), damage=damages(592, 352), turn=st.sampled_from([None, "LPS"]))
 def test_nifti(folder, nifti, order, packed, fields, damage, turn):
     content = bytearray(nifti[order])
     for place, whole, real in fields:
@@ -239,7 +239,7 @@ def test_projections(folder, stacks, name, packed, fraction, rest, damage, claim
     path.write_bytes(content)
     for i0 in (None, 100.0):    # line integrals, counts
         found = outcome(path, read_line_integrals, SHAPE, None, None, i0)
-        assert found is None or found.p.dtype == np.float32 and np.isfinite(found.p).all()
+        assert found is None or (found.p.dtype == np.float32 and np.isfinite(found.p).all())
     path.unlink()
 
 

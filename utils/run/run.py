@@ -61,6 +61,7 @@ class Run:
         self.options, self.modality, self.template, self.to_volume = options, modality, template, to_volume
         self.window, self.slice_axis, self.device = window, slice_axis, device
         self.units, self.metrics, self.slices, self.history = {}, {}, {}, []
+        self.progress: Progress | None = None
         self.begun, self.date = time.perf_counter(), datetime.now()
 
     def __enter__(self) -> "Run":
@@ -79,6 +80,8 @@ class Run:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
+        if self.progress:
+            self.progress.close()
         self.held.close()
         if error is not None and not isinstance(error, NotFinite) and not is_complete(self.folder):
             with suppress(AttributeError):
