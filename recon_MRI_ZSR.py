@@ -22,8 +22,9 @@ def run(options) -> None:
     from algorithms.problem import Problem, reconstruct
     from physics.noise import add_noise, snr_db
     from physics.zsr import ZAverage
-    from utils.io.intensity import scale_from_unit, scale_to_unit
+    from utils.io.intensity import mr_window, scale_from_unit, scale_to_unit
     from utils.io.read import read_volume
+    from utils.io.volume import slice_axis
     from utils.run.device import choose_device, volumes_device
     from utils.run.run import Run
     from utils.run.setup import set_up
@@ -31,11 +32,15 @@ def run(options) -> None:
     # 1. What is asked for: volume, prior, operator. Everything that can be wrong is found here.
     with input_errors(debug=options.debug):
         device = choose_device(options.device, options.gpu)
-        volume = read_volume(options.data, series=options.series)
-        window = float(volume.array.min()), float(volume.array.max())
+        volume = read_volume(options.data, series=options.series, modality="mr")
+        axis = slice_axis(volume, options.slice_axis)
+        volume = volume.with_axis_first(axis)
+        window = mr_window(volume.array, options.window)
+        log.info(f"{options.data}: stacked along {'xyz'[axis]} of the file, "
+                 f"{volume.where(options.slice_begin, options.slice_end)}")
         volume = whole_thick_slices(options, volume.crop(options.slice_begin, options.slice_end))
         with input_errors(str(options.data)):
-            truth = torch.from_numpy(scale_to_unit(volume.array, *window))
+            truth = torch.from_numpy(scale_to_unit(volume.array, *window, clip=False))
         # [D, H, W] -> [H, 1, W, D]: the prior sees slices that contain z, one for every y.
         home = volumes_device(device, 12 * truth.numel())     # at the most a dozen volumes are needed at a time
         truth = truth.permute(1, 2, 0)[:, None].contiguous().to(home)

@@ -49,8 +49,8 @@ def average_samples(folders: list[Path], target: Path, cell: Cell, first: dict) 
     Args:
         folders: Those of the runs.
         target: Gets ``mean.nii.gz`` and ``std.nii.gz`` in the input's units and place.
-        cell: The runs'; its input says what the unit range of the metrics is: `CT_WINDOW` for CT, the range of the whole
-            input for MR.
+        cell: The runs'; its input says what the unit range of the metrics is: `CT_WINDOW` for CT, the
+            `mr_window` of the whole input for MR.
         first: The metrics that the first run reported.
 
     Returns:
@@ -65,6 +65,7 @@ def average_samples(folders: list[Path], target: Path, cell: Cell, first: dict) 
     import torch
 
     from models.window import CT_WINDOW
+    from utils.io.intensity import mr_window
     from utils.io.nifti import write_volume
     from utils.io.read import read_volume
     from utils.run.metrics import evaluate
@@ -73,7 +74,7 @@ def average_samples(folders: list[Path], target: Path, cell: Cell, first: dict) 
         low, high = CT_WINDOW
     else:
         scan = read_volume(cell.flags["data"], series=cell.flags.get("series")).array
-        low, high = float(scan.min()), float(scan.max())
+        low, high = mr_window(scan, cell.flags.get("window", "percentile"))
 
     def metrics(array):
         return evaluate(*(torch.from_numpy(((x - low) / (high - low)).astype(np.float32)) for x in (array, truth)),

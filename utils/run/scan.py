@@ -61,6 +61,8 @@ def _measured(options):
         if place.array.shape != scan.volume_shape:
             raise ValueError(f"{options.data}: {' x '.join(map(str, place.array.shape))} voxels (z, y, x) are no "
                              f"reference for the {' x '.join(map(str, scan.volume_shape))} of {options.geometry}")
+    if options.slice_end:
+        log.info(place.where(options.slice_begin, options.slice_end))
     place = place.crop(options.slice_begin, options.slice_end)
     found = read_line_integrals(options.projections, (scan.views, *scan.det_shape), options.flat, options.dark, options.i0,
                                 options.bad_pixels)
