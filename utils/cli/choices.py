@@ -46,12 +46,6 @@ TASKS = (
     Choice("ZSR", "super-resolution along z: --degree says how many slices one thick slice averages", modalities=("mr",)),
 )
 
-WINDOWS = (
-    Choice("percentile", "up to the 99.9th percentile of what is not air, or the largest voxel near it",
-           modalities=("mr",)),
-    Choice("min-max", "smallest to largest voxel, as published", modalities=("mr",)),
-)
-
 WEIGHTS = (
     Choice("none", "all rays count the same"),
     Choice("poisson", "trusts each ray by its expected counts, for noisy scans", "physics.noise:poisson_weights"),
