@@ -134,7 +134,7 @@ def swapped(content, order):
 @examples(500)
 @given(order=st.sampled_from("<<<>"), packed=st.sampled_from([False, False, False, True]),
        fields=st.lists(st.tuples(st.sampled_from(sorted(NIFTI)), st.sampled_from(NUMBERS), st.sampled_from(REALS)),
-                       max_size=4), damage=damages(592, 352), turn=st.sampled_from([None, "LPI"]))
+                       max_size=4), damage=damages(592, 352), turn=st.sampled_from([None, "LPS"]))
 def test_nifti(folder, nifti, order, packed, fields, damage, turn):
     content = bytearray(nifti[order])
     for place, whole, real in fields:

@@ -1,15 +1,28 @@
 """Files that are complete or not there, and what is in them."""
 import hashlib
 import os
+import re
 import stat
 from contextlib import contextmanager
 from pathlib import Path
 
-PLAIN_ENDINGS = (".nii.gz", ".nii", ".npy", ".mha", ".mhd", ".nrrd", ".nhdr", ".tif", ".tiff", ".yaml", ".yml")
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("algorithms", "models", "op", "physics", "utils/cli", "utils/io", "utils/run")     # that a run uses
 SOURCES = (".py", ".cpp", ".cu", ".h")
+ENDINGS = re.compile(r"\.(nii|nii\.gz|npy|mha|mhd|nrrd|nhdr|tiff?|ya?ml)$", re.IGNORECASE)
 KINDS = ((stat.S_ISFIFO, "named pipe"), (stat.S_ISCHR, "device"), (stat.S_ISBLK, "device"), (stat.S_ISSOCK, "socket"))
+
+
+def plain_name(path: str | Path) -> str:
+    """What a file or folder is called in the names of results: one part of a path, not empty, no dots alone.
+
+    Of a file, without one of the `ENDINGS`; a folder's name stays whole. Characters that cannot be printed (of names
+    that are not UTF-8, say) become "_".
+    """
+    name = os.path.basename(os.path.abspath(path))
+    stem = name if os.path.isdir(path) else ENDINGS.sub("", name)
+    stem = stem.lstrip(".") or name.strip(".") or "unnamed"
+    return "".join(letter if letter.isprintable() else "_" for letter in stem)
 
 
 def check_file(path: Path, folder: bool = False) -> None:
@@ -88,11 +101,3 @@ def save_tensors(path: str | Path, content: dict) -> None:
             torch.save(content, partial)
         except RuntimeError as error:       # of a full disk
             raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0][:120]})") from None
-
-
-def plain_name(path: Path) -> str:
-    """A file's or folder's name without its known ending, safe as the name of a folder: never empty, "." or ".."."""
-    name = path.name if path.name not in ("", ".", "..") else path.resolve().name
-    ending = next((ending for ending in PLAIN_ENDINGS if name.lower().endswith(ending)), "")
-    short = name[:len(name) - len(ending)]
-    return short if short not in ("", ".", "..") else name or "root"

@@ -1,22 +1,28 @@
 """NIfTI-1 and NIfTI-2 files: nibabel knows the header and writes; what it would take without a word is refused here."""
 import gzip
+import logging
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from utils.io.files import complete_file
+from utils.io.upright import upright
 from utils.io.volume import Volume
 
+log = logging.getLogger(__name__)
 SUFFIXES = (".nii", ".nii.gz")
 SPACINGS, FARTHEST = (1e-4, 1e4), 1e6    # mm: of a voxel, and from the origin, that a patient or a sample can have
+LARGEST = 1e12                           # value of a voxel: squares of it can still be summed in float32
+APART = 0.1                              # voxels between the places of sform and qform, from which on it is said
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}    # by sizeof_hdr, which the file begins with
 LPS = np.diag([-1.0, -1.0, 1.0])         # NIfTI's coordinates grow to the right and the front
 METRES, MICROMETRES = 1, 3               # units of xyzt_units that aren't mm
 RATIO = 1032                             # the most that deflate packs into a byte
-CHUNK = 1 << 22
+CHUNK = 1 << 16                          # voxels
 
 
 def read_nifti(path: str | Path) -> Volume:
@@ -30,7 +36,7 @@ def read_nifti(path: str | Path) -> Volume:
     """
     path = Path(path)
     array, header = _read(path, (3,))
-    affine = _affine(header)
+    affine = _affine(path, header, array.shape[::-1])
     spacing, origin = np.linalg.norm(affine[:, :3], axis=0), affine[:, 3]
     if not ((spacing >= SPACINGS[0]) & (spacing <= SPACINGS[1])).all():
         raise ValueError(f"{path}: voxels of {' x '.join(f'{step:g}' for step in spacing)} mm; accepted: "
@@ -38,10 +44,12 @@ def read_nifti(path: str | Path) -> Volume:
     if not (np.abs(origin) <= FARTHEST).all():
         raise ValueError(f"{path}: origin {', '.join(f'{place:g}' for place in origin)} mm; accepted: up to "
                          f"{FARTHEST:g} mm")
-    volume = Volume.at(array, affine[:, :3], origin)
-    axes = np.reshape(volume.direction, (3, 3))
-    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
-        raise ValueError(f"{path}: axes that are not orthogonal; accepted: right angles")
+    try:
+        volume, resampled = upright(array, affine[:, :3], origin)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if resampled:
+        log.warning("%s: %s", path, resampled)
     return volume
 
 
@@ -78,18 +86,18 @@ def _read(path: Path, axes: tuple[int, ...]) -> tuple[np.ndarray, nib.Nifti1Head
         with (gzip.open if packed else open)(path, "rb") as stream:
             header = _header(path, stream)
             kind, size = header.get_data_dtype(), _size(path, header)
-            if len(size) not in axes:
-                raise ValueError(f"{path}: {len(size)}D image of size {' x '.join(map(str, size))}; accepted: "
-                                 f"{' or '.join(f'{count}D' for count in axes)}")
             voxels, begin = " x ".join(map(str, size)), int(header["vox_offset"])
+            if len(size) not in axes:
+                raise ValueError(f"{path}: {len(size)}D image of size {voxels}; accepted: "
+                                 f"{' or '.join(f'{count}D' for count in axes)}")
             needed = math.prod(size) * kind.itemsize
             most = path.stat().st_size * (RATIO if packed else 1) - begin    # looked at before any memory is taken
             if most < needed:
                 raise ValueError(f"{path}: {'at least ' * packed}{needed - max(most, 0)} bytes short of its {voxels} "
                                  "voxels")
-            stored = np.empty(needed, np.uint8)
+            array = np.empty(size[::-1], np.float32)
             stream.seek(begin)
-            done = _fill(stream, stored)
+            done, bad = _fill(stream, array.reshape(-1), header)
             stream.read(1)    # of a gzip file, this compares the checksum that stands at its end
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: cannot be read, damaged or incomplete gzip file ({error})") from None
@@ -97,31 +105,25 @@ def _read(path: Path, axes: tuple[int, ...]) -> tuple[np.ndarray, nib.Nifti1Head
         raise ValueError(f"{path}: no memory for its {voxels} voxels") from None
     if done < needed:
         raise ValueError(f"{path}: {needed - done} bytes short of its {voxels} voxels")
-    return _rescaled(path, stored.view(kind).reshape(size[::-1]), header), header
-
-
-def _fill(stream, stored: np.ndarray) -> int:
-    """Read into the bytes ``stored``; returns how many there were."""
-    target, done = stored.data, 0
-    while count := stream.readinto(target[done:done + CHUNK]):
-        done += count
-    return done
-
-
-def _rescaled(path: Path, stored: np.ndarray, header: nib.Nifti1Header) -> np.ndarray:
-    """float32 values, rescaled in float64 a plane at a time; where they are stored as such, in the same memory."""
-    slope, inter = header.get_slope_inter()
-    if (slope, inter) == (1, 0):
-        slope = None
-    array = stored if stored.dtype == np.float32 and slope is None else np.empty(stored.shape, np.float32)
-    bad = 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for target, plane in zip(array, stored):
-            target[...] = plane if slope is None else plane * np.float64(slope) + inter
-            bad += target.size - int(np.isfinite(target).sum())
     if bad:
-        raise ValueError(f"{path}: {bad} voxels are NaN, infinite or beyond float32; accepted: finite values")
-    return array
+        raise ValueError(f"{path}: {bad} voxels are NaN, infinite or beyond {LARGEST:g}; accepted: finite values")
+    return array, header
+
+
+def _fill(stream, target: np.ndarray, header: nib.Nifti1Header) -> tuple[int, int]:
+    """Read and rescale (in float64) voxels, a few at a time; the bytes that were there, and voxels out of range."""
+    kind, (slope, inter) = header.get_data_dtype(), header.get_slope_inter()
+    done = bad = 0
+    for part in np.split(target, range(CHUNK, target.size, CHUNK)):
+        content = stream.read(part.size * kind.itemsize)
+        done += len(content)
+        if len(content) < part.size * kind.itemsize:
+            break
+        with np.errstate(over="ignore", invalid="ignore"):
+            stored = np.frombuffer(content, kind)
+            part[...] = stored if slope is None else stored * np.float64(slope) + inter
+            bad += part.size - int((np.abs(part) <= LARGEST).sum())     # False for NaN
+    return done, bad
 
 
 def _size(path: Path, header: nib.Nifti1Header) -> list[int]:
@@ -145,7 +147,7 @@ def _header(path: Path, stream) -> nib.Nifti1Header:
         raise ValueError(f"{path}: cannot be read as NIfTI (no header of NIfTI-1 or NIfTI-2 in one file)")
     dim, axes = header["dim"].tolist(), int(header["dim"][0])
     step, code = header["pixdim"].astype(float), int(header["datatype"])
-    kind: np.dtype = nib.nifti1.data_type_codes.dtype.get(code, np.dtype("V"))
+    kind: Any = nib.nifti1.data_type_codes.dtype.get(code, np.dtype("V"))
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     quatern = np.array([header[f"quatern_{letter}"] for letter in "bcd"], float)
     offset = np.array([header[f"qoffset_{letter}"] for letter in "xyz"], float)
@@ -166,8 +168,8 @@ def _header(path: Path, stream) -> nib.Nifti1Header:
             (header["sform_code"] > 0 and not (np.isfinite(sform).all() and (column > 0).all()),
              "sform", sform.tolist(), "finite numbers, axes of a length"),
             (header["sform_code"] > 0 >= header["qform_code"] and axes > 2
-             and not np.allclose(column, step[1:4], rtol=0.01), "sform", column.tolist(),
-             f"axes as long as pixdim, {step[1:4].tolist()}")):
+             and not np.allclose(column, step[1:4], rtol=0.5), "sform", column.tolist(),
+             f"axes about as long as pixdim, {step[1:4].tolist()}")):
         if bad:
             raise ValueError(f"{path}: cannot be read as NIfTI ({name} is {found}; accepted: {accepted})")
     header["pixdim"][0] = -1 if step[0] < 0 else 1      # qfac
@@ -177,10 +179,18 @@ def _header(path: Path, stream) -> nib.Nifti1Header:
     return header
 
 
-def _affine(header: nib.Nifti1Header) -> np.ndarray:
-    """The 3x4 matrix from indices x, y, z to LPS millimetres."""
-    if header["qform_code"] > 0 or header["sform_code"] > 0:
-        affine = LPS @ header.get_best_affine()[:3]
-    else:
-        affine = np.eye(3, 4) * header["pixdim"][1:4, None].astype(float)
-    return affine * {METRES: 1e3, MICROMETRES: 1e-3}.get(int(header["xyzt_units"]) & 7, 1.0)
+def _affine(path: Path, header: nib.Nifti1Header, size: tuple[int, ...]) -> np.ndarray:
+    """The 3x4 matrix from indices x, y, z to LPS millimetres: the sform, else the qform, else the spacing alone.
+
+    (nibabel's `get_best_affine`.) A line says so where sform and qform are both there and differ.
+    """
+    unit = {METRES: 1e3, MICROMETRES: 1e-3}.get(int(header["xyzt_units"]) & 7, 1.0)
+    sform = header.get_best_affine()
+    if header["sform_code"] > 0 and header["qform_code"] > 0:
+        corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*np.subtract(size, 1), 1]
+        apart = (sform - header.get_qform())[:3] @ corners.T
+        voxels = (sform[:3, :3] / np.square(sform[:3, :3]).sum(0)).T @ apart
+        if np.linalg.norm(voxels, axis=0).max() > APART:
+            log.warning("%s: its sform and qform differ by up to %.3g mm; the sform is used", path,
+                        np.linalg.norm(apart, axis=0).max() * unit)
+    return LPS @ sform[:3] * unit

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 TOWARDS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}    # coordinate, sign
+THICK = 1.5    # times the spacing of the others: that of the axis which slices are stacked along
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,24 @@ class Volume:
         return Volume(array, tuple(self.spacing[axis] for axis in order), tuple(map(float, origin)),
                       tuple(map(float, direction.ravel())))
 
+    def with_axis_first(self, axis: int) -> "Volume":
+        """The same voxels in the same place, stacked along ``axis`` (0, 1, 2 = x, y, z), which becomes z.
+
+        The others keep their order: of a volume stored in sagittal slices (axis 0), the array becomes [W, D, H].
+        """
+        return self._rearranged([other for other in range(3) if other != axis] + [axis], [1, 1, 1])
+
+    def where(self, begin: int, end: int) -> str:
+        """In words, which slices ``begin`` to ``end`` (half-open; 0, 0: all) are, and the millimetres they cover."""
+        depth, height, width = self.array.shape
+        begin, end = (0, depth) if (begin, end) == (0, 0) else (begin, end)
+        coordinate, sign = self._nearest()[2]
+        faces = [(np.asarray(self.origin) + self.axes @ ((width - 1) / 2, (height - 1) / 2, k - 0.5))[coordinate]
+                 for k in (begin, end)]
+        first = "the " + ("right", "left", "front", "back", "feet", "head")[2 * coordinate + (sign < 0)]
+        return (f"slices {begin} to {end - 1} of {depth}, counted from {first}: {'LPS'[coordinate]} {min(faces):.1f} "
+                f"to {max(faces):.1f} mm")
+
     def crop(self, begin: int, end: int) -> "Volume":
         """Slices ``begin`` to ``end`` (half-open) along z; 0, 0 keeps them all. ValueError if that is empty."""
         depth = self.array.shape[0]
@@ -109,6 +128,20 @@ class Volume:
         """The volume of ``array``, whose slices each stand for ``factor`` of this one's along z."""
         array = np.asarray(array, dtype=np.float32)
         return self._moved(array, (0, 0, (factor - 1) / 2), (*self.spacing[:2], self.spacing[2] * factor))
+
+
+def slice_axis(volume: Volume, wanted: str | None = None) -> int:
+    """The axis (0, 1, 2 = x, y, z) that an MR volume's thick slices are stacked along.
+
+    ``wanted`` names it; without, it is the one whose spacing is at least 1.5 times the others', else z, the file's
+    third. ValueError for another name.
+    """
+    if wanted is not None:
+        if wanted not in ("x", "y", "z"):
+            raise ValueError(f"slice axis {wanted!r}; accepted: x, y, z (the file's first, second, third)")
+        return "xyz".index(wanted)
+    largest = int(np.argmax(volume.spacing))
+    return largest if volume.spacing[largest] >= THICK * sorted(volume.spacing)[1] else 2
 
 
 def empty_volume(shape, voxel_size, centre) -> Volume:

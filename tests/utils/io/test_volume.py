@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from utils.io.intensity import scale_from_unit, scale_to_unit
 from utils.io.nifti import write_volume
 from utils.io.read import read_volume
 from utils.io.volume import Volume
@@ -184,7 +183,7 @@ def test_an_sform_of_other_voxel_sizes_is_refused(tmp_path):
     assert read_volume(path).spacing == pytest.approx((0.7, 0.8, 2.5))
     content[280:284] = np.array([-1.4], "<f4").tobytes()
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="sform is .*1.39.*accepted: axes as long as pixdim"):
+    with pytest.raises(ValueError, match="sform is .*1.39.*accepted: axes about as long as pixdim"):
         read_volume(path)
 
 
@@ -209,16 +208,6 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="No such file.*no folder/x.nii.gz"):
         write_volume(tmp_path / "no folder" / "x.nii.gz", Volume(np.zeros((2, 2, 2), np.float32)))
     assert not list(tmp_path.iterdir())
-
-
-def test_scaling_clamps_and_inverts():
-    values = np.array([-2000.0, -1000, 300, 1600, 3000])
-    unit = scale_to_unit(values, -1000, 1600)
-    assert unit.tolist() == [0, 0, 0.5, 1, 1]
-    assert scale_from_unit(unit, -1000, 1600).tolist() == [-1000, -1000, 300, 1600, 1600]
-    for constant, low, high in ((5.0, 5, 5), (5.0, 0, 9), (-2000.0, -1000, 1600), (2000.0, -1000, 1600)):
-        with pytest.raises(ValueError, match="all voxels have one value"):
-            scale_to_unit(np.full(3, constant), low, high)
 
 
 @pytest.mark.parametrize("name, kept", [("a.nii.gz", 700), ("a.nii.gz", 5), ("a.nii", 700), ("a.nii", 0)])
