@@ -2,6 +2,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def plain_name(path: str | Path) -> str:
 
 
 @contextmanager
-def complete_file(path: str | Path):
+def complete_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary name beside ``path`` to write to; the file takes its own name when all went well.
 
     The temporary name ends like the final one, for writers that go by the ending. After an error, or a write
