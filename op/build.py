@@ -1,92 +1,188 @@
-"""Compile the C++ and CUDA sources of this folder on first use, never at import.
+"""Compile the C++ and CUDA sources of this folder on first use, never at import; choose between them; call them.
 
-The sources have a plain C interface and include none of PyTorch's headers, so that a build takes seconds.
+The sources have a plain C interface and include none of PyTorch's headers, so that a build takes seconds: two calls
+of the compiler, which know nothing of the shell and take any path.
 """
 import ctypes
 import hashlib
-import logging
 import os
 import platform
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-_libraries = {}  # arguments of load() -> library, or None where it could not be built
+FOLDER = Path(__file__).resolve().parent
+SOURCES = {"cpu": ".cpp", "cuda": ".cu"}
+_libraries = {}  # paths of sources -> library, or None where it could not be built
 _lock = threading.Lock()
 
 
-def load(name, sources, headers=(), extra_cflags=(), extra_cuda_cflags=(), with_cuda=False):
+class NotCompiled(RuntimeError):
+    """The compiled code was asked for, and is not available for these tensors or on this machine."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The compiled code of one operation: functions in NAME.cpp (CPU), NAME.cu (CUDA), or both, of this folder.
+
+    Each returns nullptr or a message, and takes after its own arguments the number of threads (int, CPU) or the
+    stream (void*, CUDA).
+    """
+    name: str
+    dtypes: tuple = (torch.float32,)
+
+    def choose(self, impl, *tensors) -> bool:
+        """Whether the compiled code does the work.
+
+        Args:
+            impl: "reference", "compiled", or None: compiled where it is possible.
+            tensors: the floating point tensors that it would work on.
+
+        Raises:
+            ValueError: another `impl`.
+            NotCompiled: "compiled", and no code for these tensors, or it cannot be built here.
+        """
+        if impl not in (None, "reference", "compiled"):
+            raise ValueError(f"impl: expected 'reference', 'compiled' or None, found {impl!r}")
+        if impl == "reference":
+            return False
+        kinds = {(tensor.dtype, tensor.device) for tensor in tensors}
+        ((dtype, device), *others), source = kinds, self._source(tensors[0].device.type)
+        if not others and dtype in self.dtypes and source.is_file() and load(self.name, [source]) is not None:
+            return True
+        if impl == "compiled":
+            raise NotCompiled(f"{self.name}: no compiled code for {dtype} on {device}, or it could not be built here")
+        return False
+
+    def call(self, function: str, *arguments) -> None:
+        """Run a function of the code on the device of the first tensor, where `choose` has said so.
+
+        Args:
+            function: its name.
+            arguments: contiguous tensors, NumPy arrays and structures go by their address; whole numbers as int64_t,
+                others as double.
+
+        Raises:
+            RuntimeError: with the function's own message.
+        """
+        device = next(argument.device for argument in arguments if isinstance(argument, torch.Tensor))
+        run = getattr(load(self.name, [self._source(device.type)]), function)
+        run.restype = ctypes.c_char_p
+        passed = [_as_c(argument) for argument in arguments]
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                message = run(*passed, ctypes.c_void_p(torch.cuda.current_stream().cuda_stream))
+        else:
+            message = run(*passed, torch.get_num_threads())
+        if message is not None:
+            raise RuntimeError(f"{self.name}: {message.decode()}")
+
+    def _source(self, device_type):
+        return FOLDER / f"{self.name}{SOURCES.get(device_type, '.none')}"
+
+
+def _as_c(argument):
+    if isinstance(argument, torch.Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, np.ndarray):
+        return ctypes.c_void_p(argument.ctypes.data)
+    if isinstance(argument, (ctypes.Structure, ctypes.Array)):
+        return ctypes.byref(argument)
+    return ctypes.c_int64(argument) if isinstance(argument, (int, np.integer)) else ctypes.c_double(argument)
+
+
+def load(name: str, sources) -> ctypes.CDLL | None:
     """Build a shared library once and open it with ctypes.
 
-    The library is kept in `$TORCH_EXTENSIONS_DIR` (default `~/.cache/torch_extensions`) under a hash of the
-    sources and headers, the flags, the versions and the processor or GPU that it was built for. Each process
-    builds in a folder of its own and moves the finished file into place, so processes neither wait for nor
-    disturb each other.
+    The library is kept in `$TORCH_EXTENSIONS_DIR` (default `~/.cache/torch_extensions`) under a digest of sources,
+    headers, flags, versions and the processor or GPU that it was built for, and a digest of its own content: a damaged
+    file is passed over and built again. Each process builds in a folder of its own and moves the finished file into
+    place, so processes neither wait for nor disturb each other.
 
     Args:
         name: file name of the library, without folder and ending.
-        sources: paths of the sources; relative ones start in this folder.
-        headers: paths, likewise, of what the sources include.
-        extra_cflags: flags for the C++ compiler, added to -O3, the vector instructions and OpenMP.
-        extra_cuda_cflags: flags for nvcc, added to -O3.
-        with_cuda: whether there are CUDA sources.
+        sources: paths, all C++ (.cpp) or all CUDA (.cu); relative ones start in this folder. The headers (.h) that lie
+            beside them count as parts of them.
 
     Returns:
-        ctypes.CDLL, or None when it cannot be built or opened: then one RuntimeWarning says why and what to
-        install, and the later calls are silent.
+        The library, or None when it cannot be built or opened: then one RuntimeWarning says why and what to install,
+        and the later calls are silent.
     """
-    arguments = (name, tuple(map(str, sources)), tuple(map(str, headers)), tuple(extra_cflags),
-                 tuple(extra_cuda_cflags), with_cuda)
+    sources = tuple(FOLDER / source for source in sources)
     with _lock:
-        if arguments not in _libraries:
-            _libraries[arguments] = _load(*arguments)
-        return _libraries[arguments]
+        if sources not in _libraries:
+            _libraries[sources] = _load(name, sources)
+        return _libraries[sources]
 
 
-def _load(name, sources, headers, extra_cflags, extra_cuda_cflags, with_cuda):
-    folder = Path(__file__).resolve().parent
-    sources, headers = [folder / source for source in sources], [folder / header for header in headers]
-    cflags = [*_cpu_flags(), *extra_cflags]
-    cuda_cflags = ["-O3", *extra_cuda_cflags]
+def _load(name, sources):
+    cuda = sources[0].suffix == ".cu"
     try:
         if sys.platform == "win32":
             raise RuntimeError("builds are for Linux and macOS")
-        path = _cache_folder() / f"{name}_{_key(sources + headers, cflags, cuda_cflags, with_cuda)}.so"
-        if not path.exists():
-            _build(path, name, sources, cflags, cuda_cflags, with_cuda)
-        return ctypes.CDLL(str(path))
-    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        needs = "a C++ compiler (Debian, Ubuntu: apt install g++) and ninja (pip install ninja)"
-        if with_cuda:
-            needs += f" and the CUDA {torch.version.cuda} toolkit (nvcc; CUDA_HOME says where it is)"
+        compiler, compiling, linking = _nvcc() if cuda else _cxx()
+        folder, stem = _cache_folder(), f"{name}_{_key(sources, [*compiler, *compiling, *linking])}"
+        found = next((path for path in folder.glob(f"{stem}_*.so") if path.stem.endswith(_digest(path))), None)
+        return ctypes.CDLL(str(found or _build(folder, stem, sources, compiler, compiling, linking)))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        needs = "a C++ compiler (Debian, Ubuntu: apt install g++)"
+        if cuda:
+            needs += f", the CUDA {torch.version.cuda} toolkit (nvcc; CUDA_HOME says where it is)"
         warnings.warn(
             f"op/{name} could not be built; PyTorch does its work, more slowly. The build needs {needs} "
             f"and a writable cache folder (TORCH_EXTENSIONS_DIR). The error was: {_reason(error)}",
-            RuntimeWarning, stacklevel=3)
+            RuntimeWarning, stacklevel=4)
         return None
 
 
-def _build(path, name, sources, cflags, cuda_cflags, with_cuda):
-    # Its notices about compilers and missing GPUs would come on top of our one warning.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    from torch.utils import cpp_extension  # slow to import, and not needed once the library is there
+def _build(folder, stem, sources, compiler, compiling, linking):
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f"{stem}_") as scratch:
+        objects = [str(Path(scratch) / f"{source.stem}.o") for source in sources]
+        library = Path(scratch) / "library.so"
+        commands = [[*compiler, *compiling, "-c", str(source), "-o", made] for source, made in zip(sources, objects)]
+        for command in (*commands, [*compiler, "-shared", *objects, *linking, "-o", str(library)]):
+            subprocess.run(command, check=True, capture_output=True, text=True, errors="replace")
+        path = folder / f"{stem}_{_digest(library)}.so"
+        os.replace(library, path)
+    return path
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+
+def _cxx():
+    """The C++ compiler, its flags, and the linker's."""
+    # The part of -ffast-math that min, max and rounding need to vectorise; the whole of it may switch off
+    # denormals for the process.
+    flags = ["-std=c++17", "-fPIC", *_cpu_flags(), "-ffinite-math-only", "-fno-signed-zeros", "-fno-trapping-math",
+             "-fno-math-errno"]
+    libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-lc10", "-ltorch_cpu"]
     # OpenMP is compiled in but not linked: its functions are then found in the copy that PyTorch has loaded
     # (PyTorch's own libraries are linked for that), and both share one pool of threads.
-    ldflags = ["-Wl,--no-as-needed"] if sys.platform == "linux" else []
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{name}_") as folder, _ninja_on_path():
-        cpp_extension.load(name, [str(source) for source in sources], extra_cflags=cflags,
-                           extra_cuda_cflags=cuda_cflags, extra_ldflags=ldflags, build_directory=folder,
-                           with_cuda=with_cuda, is_python_module=False)
-        for library in Path(folder).glob("*.so"):  # one; a name built before in this process gets a suffix
-            os.replace(library, path)
+    linking = ["-Wl,--no-as-needed", *libraries] if sys.platform == "linux" else ["-undefined", "dynamic_lookup"]
+    return shlex.split(os.environ.get("CXX") or "c++"), flags, linking
+
+
+def _nvcc():
+    """The same of CUDA, for the GPUs of this machine, or those of TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX")."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    found = shutil.which("nvcc", path=str(Path(home) / "bin") if home else None)
+    nvcc = found or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    wanted = re.findall(r"(\d+)\.(\d+a?)(\+PTX)?", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
+    gpus = wanted or sorted({(*torch.cuda.get_device_capability(i), "") for i in range(torch.cuda.device_count())})
+    flags = ["-O3", "-std=c++17", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC"]
+    for major, minor, ptx in gpus:
+        flags += ["-gencode", f"arch=compute_{major}{minor},code=sm_{major}{minor}"]
+        flags += ["-gencode", f"arch=compute_{major}{minor},code=compute_{major}{minor}"] if ptx else []
+    return [nvcc], flags, ["-cudart", "shared"]
 
 
 def _cpu_flags():
@@ -98,38 +194,27 @@ def _cpu_flags():
     return flags
 
 
-def _key(files, cflags, cuda_cflags, with_cuda):
-    parts = [torch.__version__, sys.platform, platform.machine(), os.environ.get("CXX"), cflags]
-    if with_cuda:
-        gpus = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
-        parts += [cuda_cflags, os.environ.get("TORCH_CUDA_ARCH_LIST"), gpus]
-    digest = hashlib.sha256(repr(parts).encode())
-    for file in files:
+def _key(sources, command):
+    digest = hashlib.sha256(repr([torch.__version__, sys.platform, platform.machine(), command]).encode())
+    for file in (*sources, *sorted(sources[0].parent.glob("*.h"))):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
+def _digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def _cache_folder():
     folder = os.environ.get("TORCH_EXTENSIONS_DIR")
-    return Path(folder) if folder else Path.home() / ".cache" / "torch_extensions"
-
-
-class _ninja_on_path:
-    """Makes the program of the `ninja` package known where its environment is not activated."""
-
-    def __enter__(self):
-        self.path = os.environ.get("PATH", "")
-        if shutil.which("ninja") is None:
-            import ninja
-
-            os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, self.path])
-
-    def __exit__(self, *error):
-        os.environ["PATH"] = self.path
+    return Path(folder).absolute() if folder else Path.home() / ".cache" / "torch_extensions"
 
 
 def _reason(error):
-    """The line of a compiler's output that tells most; the first one repeats its command."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    telling = [line for line in lines[1:] if "error" in line.lower() or "not found" in line]
-    return (telling or lines[-1:])[0]
+    """The line of a compiler's output that tells most."""
+    words = str(error)
+    if isinstance(error, subprocess.CalledProcessError):
+        words = error.stderr.strip() or f"{error.cmd[0]}: status {error.returncode}"
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    telling = [line for line in lines if "error" in line.lower() or "not found" in line]
+    return (telling or lines[-1:] or [type(error).__name__])[0]

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from op import build
+from op.build import Compiled
 from op.check import check
 
+COMPILED = Compiled("cone_beam")
 CHUNK = 1 << 19         # samples (rays x planes) that the reference handles at once
 
 
@@ -111,8 +112,8 @@ def project(volume, rays: Rays, impl=None, out=None):
             it is possible
     out     contiguous tensor to write to, then returned without a gradient; None: a new one
 
-    Raises ValueError for a volume of another shape or type than these, an unknown impl, 'compiled' where it is
-    not possible, and an `out` that does not fit or would need a gradient.
+    Raises ValueError for a volume of another shape or type than these, an unknown impl, and an `out` that does not
+    fit or would need a gradient; NotCompiled for 'compiled' where it is not possible.
     """
     check("volume", volume, rays.volume_shape)
     return _apply(_Project, volume, rays, _choose(volume, impl), out)
@@ -248,38 +249,13 @@ def _compiled_backproject(projections, rays, out):
 
 
 def _call(name, source, rays, out):
-    function = getattr(_library(out.device.type), name)
-    function.restype = ctypes.c_char_p
     sizes = _Sizes(len(rays.views), *rays.det_shape, *rays.window, *rays.volume_shape, *rays.voxel_size[::-1])
-    arguments = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (source, out, rays.views)] + [ctypes.byref(sizes)]
-    if out.device.type == "cuda":
-        with torch.cuda.device(out.device):
-            message = function(*arguments, ctypes.c_void_p(torch.cuda.current_stream().cuda_stream))
-    else:
-        message = function(*arguments, torch.get_num_threads())
-    if message is not None:
-        raise RuntimeError(f"cone_beam: {message.decode()}")
+    COMPILED.call(name, source, out, rays.views, sizes)
     return out
-
-
-def _library(device_type):
-    if device_type == "cuda":
-        return build.load("cone_beam_cuda", ["cone_beam.cu"], headers=["joseph.h"], with_cuda=True)
-    # The part of -ffast-math that min, max and rounding need to vectorise; the whole of it may switch off
-    # denormals for the process.
-    flags = ("-ffinite-math-only", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
-    return build.load("cone_beam", ["cone_beam.cpp"], headers=["joseph.h", "lanes.h"], extra_cflags=flags)
 
 
 def _choose(tensor, impl):
     """The pair of kernels (project, backproject) for a tensor like this."""
-    if impl not in (None, "reference", "compiled"):
-        raise ValueError(f"impl: expected 'reference', 'compiled' or None, found {impl!r}")
-    fits = tensor.dtype == torch.float32 and tensor.device.type in ("cpu", "cuda")
-    if impl == "compiled" and not fits:
-        raise ValueError(f"impl 'compiled': expected float32 on cpu or cuda, found {tensor.dtype} on {tensor.device}")
-    if impl != "reference" and fits and _library(tensor.device.type):
+    if COMPILED.choose(impl, tensor):
         return _compiled_project, _compiled_backproject
-    if impl == "compiled":
-        raise ValueError("impl 'compiled': the code of cone_beam could not be built here")
     return _reference_project, _reference_backproject

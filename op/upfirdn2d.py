@@ -1,12 +1,10 @@
 """Up-sample, filter, down-sample: the resampling step of the score network."""
-import ctypes
-
 import torch
 import torch.nn.functional as F
 
-from op import build
+from op.build import Compiled
 
-_COMPILED_DTYPES = {torch.float32: "upfirdn2d_float32", torch.float64: "upfirdn2d_float64"}
+COMPILED = Compiled("upfirdn2d", (torch.float32, torch.float64))
 
 
 def upfirdn2d(x, kernel, up=1, down=1, pad=(0, 0), impl=None):
@@ -25,31 +23,28 @@ def upfirdn2d(x, kernel, up=1, down=1, pad=(0, 0), impl=None):
         kernel: filter [kh, kw]; brought to the type and device of `x`.
         up, down: integer factors, at least 1.
         pad: (before, after), integers.
-        impl: "reference" (PyTorch), "compiled" (C++ or CUDA; float32 and float64) or None, which takes the
-            compiled one where it can be had and PyTorch elsewhere.
+        impl: "reference" (PyTorch), "compiled" (CUDA; float32 and float64) or None, which takes the compiled one
+            where it can be had and PyTorch elsewhere.
 
     Returns:
         images [N, C, H', W'].
 
     Raises:
         ValueError: an argument is not as described, or the result would be empty.
-        RuntimeError: impl="compiled" and the library could not be built (a warning before says why).
+        NotCompiled: impl="compiled" for other tensors, or it could not be built (a warning before says why).
     """
-    before, after = _check(x, kernel, up, down, pad, impl)
+    before, after = _check(x, kernel, up, down, pad)
     size = [(n * up + before + after - k) // down + 1 for n, k in zip(x.shape[2:], kernel.shape)]
     if min(size) < 1:
         raise ValueError(f"upfirdn2d: x {list(x.shape)}, kernel {list(kernel.shape)}, up={up}, down={down}, "
                          f"pad={(before, after)} leave an empty image {size}")
     kernel = kernel.to(x)
-    if impl != "reference" and x.dtype in _COMPILED_DTYPES:
-        if x.device.type in ("cpu", "cuda") and _library(x.device.type) is not None:
-            return _Compiled.apply(x, kernel, up, down, (before, before), tuple(size))
-    if impl == "compiled":
-        raise RuntimeError(f"upfirdn2d: no compiled version for {x.dtype} on {x.device.type}")
+    if COMPILED.choose(impl, x):
+        return _Compiled.apply(x, kernel, up, down, (before, before), tuple(size))
     return _reference(x, kernel, up, down, before, after)
 
 
-def _check(x, kernel, up, down, pad, impl):
+def _check(x, kernel, up, down, pad):
     if x.ndim != 4 or not x.is_floating_point() or min(x.shape[1:]) < 1:
         raise ValueError("upfirdn2d: x must be floating-point images [N, C, H, W], got "
                          f"{x.dtype} {list(x.shape)}")
@@ -60,8 +55,6 @@ def _check(x, kernel, up, down, pad, impl):
     for name, value in (("up", up), ("down", down)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"upfirdn2d: {name} must be an integer of at least 1, got {value!r}")
-    if impl not in (None, "reference", "compiled"):
-        raise ValueError(f"upfirdn2d: impl must be None, 'reference' or 'compiled', got {impl!r}")
     if not isinstance(pad, (tuple, list)) or len(pad) != 2 or not all(isinstance(p, int) for p in pad):
         raise ValueError(f"upfirdn2d: pad must be two integers (before, after), got {pad!r}")
     return pad
@@ -99,18 +92,7 @@ class _Compiled(torch.autograd.Function):
         x, kernel = x.contiguous(), kernel.contiguous()
         y = x.new_empty(*x.shape[:2], *size)
         numbers = (x.shape[0] * x.shape[1], *x.shape[2:], *kernel.shape, up, down, *before, *size)
-        arguments = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, kernel, y)]
-        arguments += [ctypes.c_int64(number) for number in numbers]
-        function = getattr(_library(x.device.type), _COMPILED_DTYPES[x.dtype])
-        function.restype = ctypes.c_char_p
-        if x.device.type == "cuda":
-            with torch.cuda.device(x.device):
-                stream = torch.cuda.current_stream().cuda_stream
-                message = function(*arguments, ctypes.c_void_p(stream))
-        else:
-            message = function(*arguments)
-        if message is not None:
-            raise RuntimeError(f"upfirdn2d: {message.decode()}")
+        COMPILED.call("upfirdn2d_" + str(x.dtype).removeprefix("torch."), x, kernel, y, *numbers)
         return y
 
     @staticmethod
@@ -120,9 +102,3 @@ class _Compiled(torch.autograd.Function):
         up, down, before, size = ctx.arguments
         before = tuple(k - 1 - b for k, b in zip(kernel.shape, before))
         return _Compiled.apply(grad, kernel.flip(0, 1), down, up, before, size), None, None, None, None, None
-
-
-def _library(device_type):
-    if device_type == "cuda":
-        return build.load("upfirdn2d_cuda", ["upfirdn2d.cu"], with_cuda=True)
-    return build.load("upfirdn2d_cpu", ["upfirdn2d.cpp"])

@@ -14,8 +14,9 @@ import yaml
 
 import recon_CBCT
 import recon_MRI_ZSR
-from models.checkpoint import load_weights, save
+from models.checkpoint import load_weights
 from utils.io.config import load_config
+from utils.io.files import save_tensors
 from utils.io.read import read_volume
 
 CT_SHAPE, MR_SHAPE = (8, 20, 24), (14, 18, 10)
@@ -31,7 +32,7 @@ def prior(data_dir, tmp_path_factory):
     for parameter in network.all_modules[-1].parameters():
         parameter.data *= 0.05
     path = tmp_path_factory.mktemp("prior") / "prior.pth"
-    save(path, network.state_dict())
+    save_tensors(path, network.state_dict())
     return ["--checkpoint-path", str(path), "--config-path", str(data_dir / "ncsnpp_tiny.yaml")]
 
 
@@ -359,15 +360,15 @@ def test_the_shell_scripts_forward_settings_and_flags(tmp_path, prior, ct_scan, 
 def cut(monkeypatch, capsys):
     """Run an entry point that is interrupted once its state of a level is kept; returns its folder."""
     def call(run, level, problem, *flags):
-        from utils.run import result
+        from utils.run import resume
 
         def save_and_stop(path, content):
-            save(path, content)
+            save_tensors(path, content)
             if content["level"] == level:
                 raise KeyboardInterrupt
         with monkeypatch.context() as patch:
-            patch.setattr(result, "save", save_and_stop)
-            patch.setattr(result, "STATE_SHARE", float("inf"))      # at every level
+            patch.setattr(resume, "save_tensors", save_and_stop)
+            patch.setattr(resume, "STATE_SHARE", float("inf"))      # at every level
             with pytest.raises(SystemExit) as stop:
                 run(problem, *flags)
         message = capsys.readouterr().err

@@ -7,7 +7,8 @@ import torch
 from ml_collections import ConfigDict
 from torch import nn
 
-from models.checkpoint import check_prior, EMA, load_weights, read_checkpoint, save, trainable
+from models.checkpoint import EMA, load_weights, read_checkpoint, trainable
+from models.prior import check_prior
 
 
 class Network(nn.Module):
@@ -31,7 +32,7 @@ def checkpoint():
 
 
 def test_averages_are_used_and_fixed_parameters_come_from_the_model(tmp_path, checkpoint):
-    save(tmp_path / "c.pth", checkpoint)
+    save_tensors(tmp_path / "c.pth", checkpoint)
     network = Network()
     load_weights(network, tmp_path / "c.pth")
     assert torch.equal(network.first.weight, checkpoint["model"]["module.first.weight"] + 1)
@@ -42,7 +43,7 @@ def test_averages_are_used_and_fixed_parameters_come_from_the_model(tmp_path, ch
 
 
 def test_a_bare_state_dict_is_accepted(tmp_path, checkpoint):
-    save(tmp_path / "c.pth", {k.removeprefix("module."): v.half() for k, v in checkpoint["model"].items()})
+    save_tensors(tmp_path / "c.pth", {k.removeprefix("module."): v.half() for k, v in checkpoint["model"].items()})
     network = Network()
     load_weights(network, tmp_path / "c.pth")
     assert network.first.weight.dtype == torch.float32
@@ -68,7 +69,7 @@ def test_a_bare_state_dict_is_accepted(tmp_path, checkpoint):
 ])
 def test_what_does_not_fit_is_named(tmp_path, checkpoint, spoil, reason):
     spoil(checkpoint)
-    save(tmp_path / "c.pth", checkpoint)
+    save_tensors(tmp_path / "c.pth", checkpoint)
     with pytest.raises(ValueError, match=reason) as error:
         load_weights(Network(), tmp_path / "c.pth")
     assert str(tmp_path / "c.pth") in str(error.value) and "\n" not in str(error.value)
@@ -99,14 +100,14 @@ def test_other_files_are_refused(tmp_path, content):
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path, checkpoint):
-    save(tmp_path / "c.pth", checkpoint)
+    save_tensors(tmp_path / "c.pth", checkpoint)
     (tmp_path / "c.pth").write_bytes((tmp_path / "c.pth").read_bytes()[:-200])
     with pytest.raises(ValueError, match="not a checkpoint"):
         read_checkpoint(tmp_path / "c.pth")
 
 
 def test_a_checkpoint_that_unpacks_to_more_than_it_is_is_refused(tmp_path, checkpoint):
-    save(tmp_path / "whole.pth", checkpoint)
+    save_tensors(tmp_path / "whole.pth", checkpoint)
     with zipfile.ZipFile(tmp_path / "whole.pth") as whole, \
             zipfile.ZipFile(tmp_path / "c.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in whole.namelist():
@@ -130,9 +131,9 @@ def test_the_average_follows_its_formula():
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):
-    save(tmp_path / "c.pth", {"a": torch.ones(1)})
+    save_tensors(tmp_path / "c.pth", {"a": torch.ones(1)})
     with pytest.raises(Exception):
-        save(tmp_path / "c.pth", {"a": lambda: 0})
+        save_tensors(tmp_path / "c.pth", {"a": lambda: 0})
     assert read_checkpoint(tmp_path / "c.pth")["a"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]
 

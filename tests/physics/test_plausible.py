@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from physics.geometry import ConeGeometry, read_geometry
+from physics.geometry import ConeGeometry
 from physics.plausible import check_line_integrals, plausibility, truncated, truncation
+from utils.io.geometry_file import read_geometry
 
 SCAN = ConeGeometry(angles=range(0, 360, 3), src_dist=500, det_dist=300, det_shape=(4, 8), det_spacing=(1, 1),
                     mu_water=0.02)

@@ -22,7 +22,7 @@ HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}    # by sizeof_hdr, whi
 LPS = np.diag([-1.0, -1.0, 1.0])         # NIfTI's coordinates grow to the right and the front
 METRES, MICROMETRES = 1, 3               # units of xyzt_units that aren't mm
 RATIO = 1032                             # the most that deflate packs into a byte
-CHUNK = 1 << 22
+CHUNK = 1 << 16                          # voxels
 
 
 def read_nifti(path: str | Path) -> Volume:
@@ -35,7 +35,7 @@ def read_nifti(path: str | Path) -> Volume:
         OSError: The file cannot be opened.
     """
     path = Path(path)
-    array, header = _read(path, volume=True)
+    array, header = _read(path, (3,))
     affine = _affine(path, header, array.shape[::-1])
     spacing, origin = np.linalg.norm(affine[:, :3], axis=0), affine[:, 3]
     if not ((spacing >= SPACINGS[0]) & (spacing <= SPACINGS[1])).all():
@@ -54,11 +54,11 @@ def read_nifti(path: str | Path) -> Volume:
 
 
 def read_nifti_array(path: str | Path) -> np.ndarray:
-    """The rescaled values of a NIfTI file of any number of axes, float32, the file's first axis last.
+    """The rescaled values of a NIfTI file of two or three axes, float32, the file's first axis last.
 
     Raises as `read_nifti`; where the voxels lie is not looked at.
     """
-    return _read(Path(path), volume=False)[0]
+    return _read(Path(path), (2, 3))[0]
 
 
 def write_volume(path: str | Path, volume: Volume) -> None:
@@ -79,24 +79,25 @@ def write_volume(path: str | Path, volume: Volume) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def _read(path: Path, volume: bool) -> tuple[np.ndarray, nib.Nifti1Header]:
-    """Checked values (float32, the file's first axis last) and header; of a ``volume`` with three axes."""
+def _read(path: Path, axes: tuple[int, ...]) -> tuple[np.ndarray, nib.Nifti1Header]:
+    """Checked values (float32, the file's first axis last) and header of a file that has so many ``axes``."""
     packed = path.name.lower().endswith(".gz")
     try:
         with (gzip.open if packed else open)(path, "rb") as stream:
             header = _header(path, stream)
             kind, size = header.get_data_dtype(), _size(path, header)
             voxels, begin = " x ".join(map(str, size)), int(header["vox_offset"])
-            if volume and len(size) != 3:
-                raise ValueError(f"{path}: {len(size)}D image of size {voxels}; accepted: 3D")
+            if len(size) not in axes:
+                raise ValueError(f"{path}: {len(size)}D image of size {voxels}; accepted: "
+                                 f"{' or '.join(f'{count}D' for count in axes)}")
             needed = math.prod(size) * kind.itemsize
             most = path.stat().st_size * (RATIO if packed else 1) - begin    # looked at before any memory is taken
             if most < needed:
                 raise ValueError(f"{path}: {'at least ' * packed}{needed - max(most, 0)} bytes short of its {voxels} "
                                  "voxels")
-            stored = np.empty(needed, np.uint8)
+            array = np.empty(size[::-1], np.float32)
             stream.seek(begin)
-            done = _fill(stream, stored)
+            done, bad = _fill(stream, array.reshape(-1), header)
             stream.read(1)    # of a gzip file, this compares the checksum that stands at its end
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: cannot be read, damaged or incomplete gzip file ({error})") from None
@@ -104,31 +105,25 @@ def _read(path: Path, volume: bool) -> tuple[np.ndarray, nib.Nifti1Header]:
         raise ValueError(f"{path}: no memory for its {voxels} voxels") from None
     if done < needed:
         raise ValueError(f"{path}: {needed - done} bytes short of its {voxels} voxels")
-    return _rescaled(path, stored.view(kind).reshape(size[::-1]), header), header
-
-
-def _fill(stream, stored: np.ndarray) -> int:
-    """Read into the bytes ``stored``; returns how many there were."""
-    target, done = stored.data, 0
-    while count := stream.readinto(target[done:done + CHUNK]):
-        done += count
-    return done
-
-
-def _rescaled(path: Path, stored: np.ndarray, header: nib.Nifti1Header) -> np.ndarray:
-    """float32 values, rescaled in float64 a plane at a time; where they are stored as such, in the same memory."""
-    slope, inter = header.get_slope_inter()
-    if (slope, inter) == (1, 0):
-        slope = None
-    array = stored if stored.dtype == np.float32 and slope is None else np.empty(stored.shape, np.float32)
-    bad = 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for target, plane in zip(array, stored):
-            target[...] = plane if slope is None else plane * np.float64(slope) + inter
-            bad += target.size - int((np.abs(target) <= LARGEST).sum())     # False for NaN
     if bad:
         raise ValueError(f"{path}: {bad} voxels are NaN, infinite or beyond {LARGEST:g}; accepted: finite values")
-    return array
+    return array, header
+
+
+def _fill(stream, target: np.ndarray, header: nib.Nifti1Header) -> tuple[int, int]:
+    """Read and rescale (in float64) voxels, a few at a time; the bytes that were there, and voxels out of range."""
+    kind, (slope, inter) = header.get_data_dtype(), header.get_slope_inter()
+    done = bad = 0
+    for part in np.split(target, range(CHUNK, target.size, CHUNK)):
+        content = stream.read(part.size * kind.itemsize)
+        done += len(content)
+        if len(content) < part.size * kind.itemsize:
+            break
+        with np.errstate(over="ignore", invalid="ignore"):
+            stored = np.frombuffer(content, kind)
+            part[...] = stored if slope is None else stored * np.float64(slope) + inter
+            bad += part.size - int((np.abs(part) <= LARGEST).sum())     # False for NaN
+    return done, bad
 
 
 def _size(path: Path, header: nib.Nifti1Header) -> list[int]:

@@ -41,14 +41,14 @@ def by_slice(slices: dict[str, dict]) -> str:
         return ""
     figure, axes = _figure(2)
     for axis, (key, title) in zip(axes, keys.items()):
-        for k, (name, found) in enumerate(slices.items()):
+        for k, (name, found) in enumerate(sorted(slices.items(), key=lambda item: item[0] != "recon")):
             values = [math.nan if value is None else value for value in found[key]]
             axis.plot(range(1, len(values) + 1), values, color=list(SERIES)[k % len(SERIES)], label=name_of(name),
                       linewidth=2.2 if name == "recon" else 1.4, linestyle=DASHES[k % len(DASHES)])
         axis.set(xlabel="slice of the prior" if key == "psnr" else "slice and the next", title=title)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False,
-                  labelcolor=INK)
+    figure.subplots_adjust(bottom=0.32)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False, labelcolor=INK)
     return _svg(figure, "PSNR and inter-slice error of every slice")
 
 
@@ -75,12 +75,12 @@ def jumps(volumes: dict[str, Volume], slice_axis: int) -> str:
     sizes = [first.array.shape[axis] * first.spacing[2 - axis] for axis in axes]
     height, width = (size for k, size in enumerate(sizes) if k != across)
     ratio = float(np.clip(height / width, 0.2, 2))
-    figure = Figure(figsize=(2.6 * len(images), 2.6 * ratio + 0.35), layout="constrained", facecolor="black")
+    figure = Figure(figsize=(4 * len(images), 4 * ratio + 0.35), facecolor="black")
+    figure.subplots_adjust(0.005, 0.01, 0.995, 4 * ratio / (4 * ratio + 0.35), 0.01)
     FigureCanvasAgg(figure)
     for axis, (name, image) in zip(figure.subplots(1, len(images), squeeze=False)[0], images.items()):
         axis.imshow(image, cmap="inferno", vmin=0, vmax=limit, aspect="auto")
         axis.set(xticks=[], yticks=[])
-        axis.set_box_aspect(ratio)
         axis.set_title(name_of(name), fontsize=9, color="white")
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100, facecolor="black")
@@ -91,7 +91,8 @@ def jumps(volumes: dict[str, Volume], slice_axis: int) -> str:
 def _figure(columns: int):
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * columns, 3.2), layout="constrained")
+    figure = Figure(figsize=(4.6 * columns, 3.2))
+    figure.subplots_adjust(0.14 / columns, 0.15, 0.98, 0.9, 0.2)
     axes = figure.subplots(1, columns, squeeze=False)[0]
     for axis in axes:
         axis.grid(color=INK, alpha=0.15)

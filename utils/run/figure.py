@@ -8,9 +8,11 @@ from utils.io.volume import Volume
 from utils.run.views import VIEWS, patient_axes, upright
 from utils.run.words import name_of
 
-COLUMN = 2.4                # inches
-RATIO = 0.2, 3.0            # height to width that a slice is drawn with: one that is longer is squeezed
-FINEST = 1024               # pixels of a slice along each axis
+COLUMN, GAP = 2.4, 0.08                 # inches: width of a slice, and between slices
+LEFT, TOP, RIGHT = 0.35, 0.6, 0.9       # inches around: for the views' names, the volumes' names, the colour bars
+RATIO = 0.05, 3.0                       # height to width that a slice is drawn with: one that is longer is squeezed
+LOWEST_ROW = 0.5                        # inches: room for its label
+FINEST = 1024                           # pixels of a slice along each axis
 
 
 def save_panel(path: str | Path, volumes: dict[str, Volume], metrics: dict, unit: str = "") -> None:
@@ -34,33 +36,38 @@ def save_panel(path: str | Path, volumes: dict[str, Volume], metrics: dict, unit
         low, high = low - 0.5, low + 0.5
     compared = [name for name in volumes if name != "GT"] if "GT" in volumes else []
     rows = [(view, is_error) for is_error in ([False, True] if compared else [False]) for view in VIEWS]
-    heights = [np.clip(_ratio(reference, view), *RATIO) for view, _ in rows]
+    heights = {view: COLUMN * min(max(_ratio(reference, view), RATIO[0]), RATIO[1]) for view in VIEWS}
+    room = {view: max(LOWEST_ROW, height) + GAP for view, height in heights.items()}
+    width, height = LEFT + len(volumes) * (COLUMN + GAP) + RIGHT, TOP + sum(room[view] for view, _ in rows) + GAP
 
-    figure = Figure(figsize=(COLUMN * len(volumes) + 0.8, COLUMN * sum(heights) + 0.6), layout="constrained")
+    # One pair of axes for all, in inches from the upper left: one for every slice takes matplotlib seconds.
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), len(volumes), squeeze=False, height_ratios=heights)
-    span, shown = (high - low) / 4, {}
-    for row, (view, is_error) in enumerate(rows):
-        first = compared[0] if is_error else next(iter(volumes))
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    axis.axis("off")
+    for column, name in enumerate(volumes):
+        axis.text(LEFT + column * (COLUMN + GAP) + COLUMN / 2, TOP - 0.06, _title(name, metrics), fontsize=8, ha="center",
+                  va="bottom")
+    span, top = (high - low) / 4, TOP
+    for view, is_error in rows:
+        label = view + "\nerror" * is_error + "\nsqueezed" * (heights[view] != COLUMN * _ratio(reference, view))
         for column, (name, volume) in enumerate(volumes.items()):
-            axis = axes[row, column]
             if is_error and name == "GT":
-                axis.axis("off")
                 continue
             image = _cut(volume, view) - (_cut(reference, view) if is_error else 0)
             colours = dict(cmap="RdBu_r", vmin=-span, vmax=span) if is_error else dict(cmap="gray", vmin=low, vmax=high)
-            shown[is_error] = axis.imshow(image, aspect="auto", **colours)
-            axis.set_box_aspect(heights[row])
-            axis.set(xticks=[], yticks=[])
-            if row == 0:
-                axis.set_title(_title(name, metrics), fontsize=8)
-            if name == first:
-                ratio = _ratio(reference, view)
-                axis.set_ylabel(view + ("\nnot to scale" if ratio != heights[row] else ""), fontsize=8)
-    for is_error, image in shown.items():
-        bar = figure.colorbar(image, ax=axes[3 * is_error:3 * is_error + 3, :], aspect=40, pad=0.01)
-        bar.set_label(" ".join(["error" if is_error else "values", *[f"({unit})"] * bool(unit)]), fontsize=8)
-        bar.ax.tick_params(labelsize=7)
+            left = LEFT + column * (COLUMN + GAP)
+            shown = axis.imshow(image, aspect="auto", extent=(left, left + COLUMN, top + heights[view], top), **colours)
+        first = list(volumes).index(compared[0]) if is_error else 0
+        axis.text(LEFT + first * (COLUMN + GAP) - 0.05, top + heights[view] / 2, label, fontsize=8, rotation=90, ha="right", va="center",
+                  multialignment="center")
+        top += room[view]
+        if view == VIEWS[-1]:
+            part = sum(room.values())
+            bar = figure.colorbar(shown, cax=figure.add_axes(
+                (1 - (RIGHT - 0.05) / width, 1 - (top - GAP) / height, 0.12 / width, (part - GAP) / height)))
+            bar.set_label(" ".join(["error" if is_error else "values", *[f"({unit})"] * bool(unit)]), fontsize=8)
+            bar.ax.tick_params(labelsize=7)
     with complete_file(path) as partial:
         figure.savefig(partial, dpi=110)
 

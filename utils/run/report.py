@@ -20,7 +20,7 @@ from utils.run.words import METRICS, name_of
 PAGE = Path(__file__).with_name("report_page")
 MAX_BYTES = 15_000_000           # of the page
 PRESETS = {"ct": {"lung": (-1350, 150), "soft tissue": (-160, 240), "bone": (-500, 1300)}, "mr": {}}
-ARROWS = {"higher is better": "↑", "lower is better": "↓", "1 is best": "→ 1"}
+ARROWS = {"higher is better": "↑", "lower is better": "↓", "1 is best": "(best: 1)"}
 MR_LEVELS = 4095                 # grey levels of MR: more are noise that does not compress
 
 

@@ -200,6 +200,12 @@ def test_a_browser_draws_it_and_all_panels_move_together(tmp_path, open_browser)
     choose(browser, "baseline", "SIRT of the views used")
     browser.wait_for("report.panels[1].name === 'IR' && report.panels[1].caption.textContent.includes('SIRT')")
     assert browser.run(PLACES) == here
+    blink, shown = "document.getElementById('blink').click()", "report.panels[2].caption.textContent.startsWith"
+    browser.run(blink)
+    browser.wait_for(f"{shown}('truth')")
+    assert browser.run(PLACES) == here
+    browser.run(blink)
+    browser.wait_for(f"{shown}('reconstruction')")
     choose(browser, "window", "soft tissue")
     assert browser.run("report.panels.map(({nv}) => [nv.volumes[0].cal_min, nv.volumes[0].cal_max])") == [
         [-160, 240], [-160, 240], [-160, 240], [-100, 100]]

@@ -5,49 +5,45 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample, pad
 
-from op import build
+from op.build import Compiled
 from op.check import check
+
+COMPILED = Compiled("fdk_backproject")
 
 
 class _Axis(ctypes.Structure):
     _fields_ = [("first", ctypes.c_double), ("step", ctypes.c_double), ("count", ctypes.c_int64)]
 
 
-def smear(volume, view, matrix, axes, scale, impl=None):
+def fdk_backproject(volume, view, matrix, axes, scale, impl=None):
     """Add ``scale / depth^2`` times a view, linearly interpolated at the shadow of every voxel, to a volume.
 
-    volume  [H, W, D] = (y, x, z), changed in place
+    volume  contiguous [H, W, D] = (y, x, z), changed in place
     view    [rows, columns]; zero outside, to which values fall over one pixel
     matrix  3 x 4: takes (x, y, z, 1) to depth times (column, row, 1), pixels counted from the view's first
     axes    (first, step) of the voxel centres along x, y and z
     impl    'reference' (PyTorch), 'compiled' (C++; float32 on CPU), or None: compiled where it is possible
 
-    Raises ValueError for tensors of other shapes or integers, an unknown impl, and 'compiled' where it is not
-    possible.
+    Raises ValueError for tensors of other shapes or integers and an unknown impl, NotCompiled for 'compiled' where it
+    is not possible.
     """
     check("volume", volume, volume.shape[:3])
     check("view", view, view.shape[:2])
-    if impl not in (None, "reference", "compiled"):
-        raise ValueError(f"impl: expected 'reference', 'compiled' or None, found {impl!r}")
-    fits = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (volume, view)) and volume.is_contiguous()
-    library = _library() if fits and impl != "reference" else None
-    if library:
-        _compiled(library, volume, view, matrix, axes, scale)
-    elif impl == "compiled":
-        raise ValueError("impl 'compiled': expected contiguous float32 on cpu, and C++ code that could be built")
+    if not volume.is_contiguous():
+        raise ValueError("volume: expected contiguous")
+    if COMPILED.choose(impl, volume, view):
+        _compiled(volume, view, matrix, axes, scale)
     else:
         _reference(volume, view, matrix, axes, scale)
 
 
-def _compiled(library, volume, view, matrix, axes, scale):
+def _compiled(volume, view, matrix, axes, scale):
     rows, columns = view.shape
     framed = pad(view.T, (1, 2, 1, 1)).contiguous()
-    matrix = np.ascontiguousarray(matrix, dtype=np.float64)
     height, width, depth = volume.shape
     axes = (_Axis * 3)(*(_Axis(*axis, count) for axis, count in zip(axes, (width, height, depth))))
-    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (framed, volume))
-    library.smear(*pointers, ctypes.c_void_p(matrix.ctypes.data), axes, ctypes.c_int64(columns), ctypes.c_int64(rows),
-                  ctypes.c_double(scale), torch.get_num_threads())
+    matrix = np.ascontiguousarray(matrix, dtype=np.float64)
+    COMPILED.call("fdk_backproject", framed, volume, matrix, axes, columns, rows, float(scale))
 
 
 def _reference(volume, view, matrix, axes, scale):
@@ -63,9 +59,3 @@ def _reference(volume, view, matrix, axes, scale):
     # A batch of rows of voxels, because grid_sample shares the work among threads by batch.
     sampled = grid_sample(view.expand(height, 1, -1, -1), grid, align_corners=False)[:, 0]
     volume.addcmul_(sampled, scale / away.square())
-
-
-def _library():
-    # What min and max need to vectorise.
-    flags = ("-ffinite-math-only", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
-    return build.load("smear", ["smear.cpp"], extra_cflags=flags)

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from op.smear import smear
+from op.build import NotCompiled
+from op.fdk_backproject import fdk_backproject
 
 UPRIGHT = [[8.0, -3.0, 0.0, 700.0], [1.0, 2.0, 11.0, 500.0], [0.1, -0.2, 0.0, 60.0]]
 TILTED = [[8.0, -3.0, 0.4, 700.0], [1.0, 2.0, -11.0, 500.0], [0.1, -0.2, 0.05, 60.0]]
@@ -12,7 +13,7 @@ AXES = ((-6.0, 1.5), (-9.0, 1.0), (-4.5, 0.75))
 
 def filled(impl, matrix, view, dtype=torch.float32, shape=(17, 9, 13)):
     volume = torch.ones(shape, dtype=dtype)
-    smear(volume, view.to(dtype), np.array(matrix), AXES, 50.0, impl)
+    fdk_backproject(volume, view.to(dtype), np.array(matrix), AXES, 50.0, impl)
     return volume
 
 
@@ -23,8 +24,8 @@ def view():
 
 def need_compiled():
     try:
-        smear(torch.zeros(1, 1, 1), torch.zeros(1, 1), np.eye(3, 4), AXES, 1.0, "compiled")
-    except ValueError as error:
+        fdk_backproject(torch.zeros(1, 1, 1), torch.zeros(1, 1), np.eye(3, 4), AXES, 1.0, "compiled")
+    except NotCompiled as error:
         pytest.skip(str(error))
 
 
@@ -56,6 +57,8 @@ def test_compiled_equals_reference(view, matrix, move):
 def test_bad_arguments(view):
     for volume, view, impl in ((torch.zeros(3, 3), view, None), (torch.zeros(2, 2, 2).int(), view, None),
                                (torch.zeros(2, 2, 2), view[0], None), (torch.zeros(2, 2, 2), view, "fast"),
-                               (torch.zeros(2, 2, 2).double(), view.double(), "compiled")):
+                               (torch.zeros(2, 2, 3).transpose(0, 1)[:, ::2], view, None)):
         with pytest.raises(ValueError):
-            smear(volume, view, np.eye(3, 4), AXES, 1.0, impl)
+            fdk_backproject(volume, view, np.eye(3, 4), AXES, 1.0, impl)
+    with pytest.raises(NotCompiled):
+        fdk_backproject(torch.zeros(2, 2, 2).double(), view.double(), np.eye(3, 4), AXES, 1.0, "compiled")

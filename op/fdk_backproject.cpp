@@ -1,4 +1,4 @@
-// Voxel-driven backprojection of one view for CPU, float32. See smear.py.
+// Voxel-driven backprojection of one view for CPU, float32. See fdk_backproject.py.
 //
 // The view is [columns + 2, rows + 3]: transposed, with a frame of zeros (two after the last row), so that
 // interpolation needs no bounds. Where the depth of a voxel does not depend on z, all voxels of a z-column lie on one
@@ -10,8 +10,8 @@
 
 struct Axis { double first, step; int64_t count; };
 
-extern "C" void smear(const float* view, float* volume, const double* matrix, const Axis* axes, int64_t columns,
-                      int64_t rows, double scale, int threads) {
+extern "C" const char* fdk_backproject(const float* view, float* volume, const double* matrix, const Axis* axes,
+                                       int64_t columns, int64_t rows, double scale, int threads) {
     const Axis x_axis = axes[0], y_axis = axes[1], z_axis = axes[2];
     const double* m = matrix;
     const bool upright = m[2] == 0 && m[10] == 0;
@@ -63,4 +63,5 @@ extern "C" void smear(const float* view, float* volume, const double* matrix, co
             }
         }
     }
+    return nullptr;
 }
