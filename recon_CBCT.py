@@ -79,8 +79,8 @@ def measure(options, run, acquisition, place, p, generator, home):
         y = add_noise(clean, options.sino_noise, generator, attenuation)
         if options.sino_noise:
             log.info(f"measurement: SNR {snr_db(*map(acquisition.of_views, (clean, y))):.1f} dB")
-        (dv, du), lines = acquisition.few.geometry.det_spacing or (1.0, 1.0), attenuation * acquisition.of_views(y)[0]
-        run.save_volume("measurement", Volume(lines.cpu().numpy(), (du, dv, 1.0)))
+        lines, (dv, du) = attenuation * acquisition.of_views(y)[0], acquisition.few.geometry.det_spacing or (1.0, 1.0)
+        run.save_volume("measurement", Volume(lines.cpu().numpy(), (abs(du), abs(dv), 1.0)))
         del clean
     if p is None or len(acquisition.views) < y.shape[1]:
         run.save("FBP-FV", acquisition.fdk_of_all(y))
