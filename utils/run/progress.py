@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -81,7 +82,5 @@ def print_line(text: str) -> None:
         except UnicodeEncodeError:
             print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except (OSError, ValueError):       # closed; what is still in its buffer would fail again at the end of the program
-        try:
+        with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except (OSError, ValueError):
-            pass
