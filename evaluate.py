@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Run what is missing of a grid of reconstructions, and tabulate all of it:  python evaluate.py GRID.yaml
+"""Run what is missing of a grid of reconstructions, and tabulate all of it.
+
+    python evaluate.py GRID.yaml
 
 Every run is a process of its own. Killed at any time and started again, this goes on where it was. Linux and macOS.
 """
@@ -79,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     return status or int(bool(failures))
 
 
-def end_at_once(*_) -> None:
+def end_at_once(*_: object) -> None:
     """Ctrl-C and SIGTERM before a run is started: nothing is lost, nothing to tidy up."""
     os.write(2, b"evaluate.py: interrupted; the same command goes on from here\n")
     os._exit(130)

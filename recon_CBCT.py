@@ -2,6 +2,7 @@
 """Cone-beam CT from few or limited angles, with a 2D diffusion prior made coherent in 3D by ISCS."""
 import logging
 import math
+from contextlib import ExitStack
 
 from utils.cli.messages import failures, input_errors, set_up_logging
 from utils.cli.settings import parse_args
@@ -13,11 +14,11 @@ log = logging.getLogger(__name__)
 def main(argv=None) -> None:
     options = parse_args("ct", argv, read_yaml)
     set_up_logging(options.verbosity)
-    with failures(options.debug):
-        run(options)
+    with failures(options.debug), ExitStack() as stack:
+        run(options, stack)
 
 
-def run(options) -> None:
+def run(options, stack) -> None:
     import torch
 
     from algorithms.problem import Problem, reconstruct
@@ -39,20 +40,21 @@ def run(options) -> None:
         slices = (options.slice_begin, options.slice_end) if len(place.array) < scan.volume_shape[0] else (0, 0)
         with input_errors(f"--geometry {options.geometry}"):
             acquisition = Acquisition(scan.in_voxels(), chosen_views(options, scan), options.projector, slices)
+        if acquisition.doubt:
+            log.warning(f"{options.geometry}: {acquisition.doubt}")
         prior, method = set_up(options, device, shape[2])
-        run = Run(options, modality="ct", template=place, to_volume=lambda x: x[:, 0], window=CT_WINDOW, slice_axis=0,
-                  device=str(device))
+        run = stack.enter_context(Run(options, modality="ct", template=place, to_volume=lambda x: x[:, 0],
+                                      window=CT_WINDOW, slice_axis=0, device=str(device)))
     log.info(f"{options.method}: {' x '.join(map(str, shape))} voxels, {len(acquisition.views)} of {scan.views} views, "
              f"on {device}")
     generator = torch.Generator().manual_seed(options.seed)
-    with run:
-        if options.method == "uncondition":
-            problem = Problem(initial=torch.zeros(shape[0], 1, *shape[1:], device=home), spacing=place.spacing[2])
-        else:
-            run.save_text("geometry.yaml", geometry_text(scan.select(acquisition.views)))
-            problem = measure(options, run, acquisition, place, p, generator, home)
-        run.save("recon", reconstruct(problem, prior, method, generator, observer=run))
-        run.finish()
+    if options.method == "uncondition":
+        problem = Problem(initial=torch.zeros(shape[0], 1, *shape[1:], device=home), spacing=place.spacing[2])
+    else:
+        run.save_text("geometry.yaml", geometry_text(scan.select(acquisition.views)))
+        problem = measure(options, run, acquisition, place, p, generator, home)
+    run.save("recon", reconstruct(problem, prior, method, generator, observer=run))
+    run.finish()
 
 
 def measure(options, run, acquisition, place, p, generator, home):
@@ -75,7 +77,8 @@ def measure(options, run, acquisition, place, p, generator, home):
     else:
         clean = acquisition.full.A(truth)
         y = add_noise(clean, options.sino_noise, generator, attenuation)
-        log.info(f"measurement: SNR {snr_db(*map(acquisition.of_views, (clean, y))):.1f} dB")
+        if options.sino_noise:
+            log.info(f"measurement: SNR {snr_db(*map(acquisition.of_views, (clean, y))):.1f} dB")
         (dv, du), lines = acquisition.few.geometry.det_spacing or (1.0, 1.0), attenuation * acquisition.of_views(y)[0]
         run.save_volume("measurement", Volume(lines.cpu().numpy(), (du, dv, 1.0)))
         del clean

@@ -25,7 +25,7 @@ from utils.cli.types import existing_file, existing_path, number
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION = "Train a 2D diffusion prior (VE-SDE score network) on the slices of volumes; docs/training.md is the guide."
+DESCRIPTION = "Train a 2D diffusion prior (VE-SDE score network) on slices of volumes; docs/training.md is the guide."
 SAMPLES, SAMPLE_LEVELS = 8, 30      # images of the grid, noise levels from which they are drawn
 MANY = 1_000_000_000
 
@@ -102,8 +102,9 @@ def set_up(args: Namespace, config, device, processes):
     from models.prior import score_settings
     from models.window import CT_WINDOW
     from utils.cli import choices
+    from utils.io.intensity import MR_WINDOWS
     from utils.train.precision import choose_precision
-    from utils.train.slices import MR_PERCENTILE, find_volumes
+    from utils.train.slices import find_volumes
     from utils.train.training import Training
 
     torch.manual_seed(args.seed)
@@ -114,7 +115,7 @@ def set_up(args: Namespace, config, device, processes):
         load_weights(network, args.init)
     # On CUDA in the layout that convolutions in half precision are fastest in.
     network.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format)
-    window = list(CT_WINDOW) if args.modality == "ct" else f"minimum to {MR_PERCENTILE}th percentile"
+    window = list(CT_WINDOW) if args.modality == "ct" else MR_WINDOWS[0]
     precision = choose_precision(args.precision, device)
     digest = hashlib.sha256(repr(sorted(config.to_dict().items())).encode()).hexdigest()[:12]
     training = Training(network, args.output, config.model.ema_rate, precision, processes,
@@ -139,10 +140,10 @@ def load_slices(args: Namespace, size: int, processes):
             return error
 
     seeds = range(args.phantom_seed, args.phantom_seed + args.phantoms)
-    makers = {path: lambda path=path: load(path) for path in find_volumes([*args.data, *args.validation])}
+    makers: dict = {path: lambda path=path: load(path) for path in find_volumes([*args.data, *args.validation])}
     makers |= {seed: lambda seed=seed: phantom_slices(seed, args.modality, size, args.cache) for seed in seeds}
     # Volumes that are not in the cache are read now; several processes first share that, then find the files there.
-    for make in steadily(list(makers.values())[processes.rank::processes.count], "reading volumes"):
+    for make in steadily(list(makers.values())[processes.rank::processes.count], "reading volumes", processes.rank > 0):
         make()
     stacks = {}
     for name, make in makers.items():
@@ -152,7 +153,7 @@ def load_slices(args: Namespace, size: int, processes):
         else:
             stacks[name] = stack
     held_out = {path: stacks.pop(path) for path in find_volumes(args.validation) if path in stacks}
-    real = {path: stacks.pop(path) for path in list(stacks) if path not in seeds}
+    real = {path: stacks.pop(path) for path in list(stacks) if isinstance(path, Path)}
     check_apart(real, held_out)
     return (SliceSampler([list(real.values()), list(stacks.values())], size, args.modality),
             SliceSampler([list(held_out.values())], size, args.modality) if held_out else None)
@@ -226,10 +227,10 @@ def report(args: Namespace, config, training, monitor, validation) -> None:
     if step and args.sample_every and (step % args.sample_every == 0 or last):
         noise = noise_source(Independent(), (SAMPLES, 1, *[config.data.image_size] * 2),
                              torch.Generator().manual_seed(args.seed), device)
-        levels = sigma_levels(SAMPLE_LEVELS, low, high)
+        sigmas = sigma_levels(SAMPLE_LEVELS, low, high)
         with averaged_weights(training.network, training.ema) as network:
             images = sample(lambda x, sigma: network(x, torch.full((SAMPLES,), sigma, device=device)),
-                            lambda x0, sigma: x0, noise, levels, DDIM(), noisy(noise, float(levels[0])))
+                            lambda x0, sigma: x0, noise, sigmas, DDIM(), noisy(noise, float(sigmas[0])))
         monitor.picture("samples", step, (images + 1) / 2 if config.data.centered else images)
 
 

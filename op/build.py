@@ -212,6 +212,9 @@ def _cache_folder():
 
 def _reason(error):
     """The line of a compiler's output that tells most."""
-    lines = [line.strip() for line in (getattr(error, "stderr", None) or str(error)).splitlines() if line.strip()]
+    words = str(error)
+    if isinstance(error, subprocess.CalledProcessError):
+        words = error.stderr.strip() or f"{error.cmd[0]}: status {error.returncode}"
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
     telling = [line for line in lines if "error" in line.lower() or "not found" in line]
     return (telling or lines[-1:] or [type(error).__name__])[0]

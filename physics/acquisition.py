@@ -5,7 +5,7 @@ import torch
 
 from physics.backends import cone_beam_operator
 from physics.cone_beam import ConeBeam
-from physics.fdk import fdk
+from physics.fdk import check_fdk, fdk
 from physics.geometry import ConeGeometry
 from physics.sirt import sirt
 
@@ -16,6 +16,7 @@ class Acquisition:
     Attributes:
         full: ConeBeam of all views and the whole volume, on the whole detector.
         few: of the views that are used.
+        doubt: why FDK may be far off in this scan, or None.
         operator: of these views and the wanted slices, on the part of the detector where the volume's shadow falls:
             for solvers.
 
@@ -31,6 +32,8 @@ class Acquisition:
 
     def __init__(self, geometry: ConeGeometry, views: Sequence[int], projector: str = "auto",
                  slices: tuple[int, int] = (0, 0)):
+        if geometry.volume_shape is None:
+            raise ValueError("volume_shape: missing; an acquisition has a volume")
         depth = geometry.volume_shape[0]
         begin, end = slices if slices != (0, 0) else (0, depth)
         if not 0 <= begin < end <= depth:
@@ -38,6 +41,7 @@ class Acquisition:
         self.views, self.slices = list(views), slice(begin, end)
         self.full: ConeBeam = cone_beam_operator(geometry, projector)
         self.few: ConeBeam = cone_beam_operator(geometry.select(views), projector)
+        self.doubt = check_fdk(self.few.geometry)
         self.operator, self.window = self.few.crop()
         if end - begin < depth:
             self.operator = cone_beam_operator(geometry.slab(begin, end).select(views).crop(*self.window), projector)

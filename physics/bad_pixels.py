@@ -1,5 +1,6 @@
 """Pixels of the detector that do not measure: find them in the views, and interpolate from their neighbours."""
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -36,8 +37,8 @@ def find_bad_pixels(views: np.ndarray, flat: np.ndarray | None = None, dark: np.
         ValueError: as `physics.beer_lambert.beam`.
     """
     shape, counted = views.shape[1:], flat is not None or i0 is not None
-    level, gain = beam(shape, flat, dark, i0) if counted else (0, 0)
-    dead = ~(gain > 0) if counted else np.zeros(shape, bool)
+    level, gain = beam(shape, flat, dark, i0) if counted else (np.zeros(shape), np.ones(shape))
+    dead = ~(gain > 0)
     if len(views) < FEWEST_VIEWS or dead.all():
         return dead
     gain = np.where(dead, 1, gain)
@@ -57,7 +58,7 @@ def _stuck(views: np.ndarray, first: np.ndarray, dead: np.ndarray) -> np.ndarray
     line integral is that of air all neighbours have to change; else three quarters, as beside a dead column.
     """
     changes = np.zeros(views.shape[1:], np.int32)
-    for one, other in zip(views, views[1:]):
+    for one, other in pairwise(views):
         changes += one != other
     varying = changes >= (len(views) - 1) / 2
     known, around = _shifts(~dead, 1), _shifts(varying, 1)
@@ -69,7 +70,7 @@ def _outlying(views: np.ndarray, logarithm: Callable[[np.ndarray], np.ndarray]) 
     """Pixels that lie far beyond their neighbourhood, on the same side in most views."""
     counts = np.zeros((2, *views.shape[1:]), np.int32)
     if min(views.shape[1:]) < 2:    # in one row a wire on the axis looks like a hot pixel
-        return counts.any(axis=0)
+        return np.zeros(views.shape[1:], bool)
     sample = np.unique(np.linspace(0, len(views) - 1, SAMPLES).astype(int))
     for k in sample:
         view = np.asarray(logarithm(views[k]), np.float32)
@@ -83,7 +84,7 @@ def _outlying(views: np.ndarray, logarithm: Callable[[np.ndarray], np.ndarray]) 
         margin = np.maximum(OUTSIDE * (more - less), STEP)
         counts[0] += view > more + margin
         counts[1] += view < less - margin
-    return (counts > len(sample) / 2).any(axis=0)
+    return counts.max(axis=0) > len(sample) / 2
 
 
 def _shifts(view: np.ndarray, reach: int) -> list[np.ndarray]:

@@ -74,7 +74,7 @@ def beam(shape: tuple[int, int], flat: np.ndarray | None, dark: np.ndarray | Non
     if (flat is None) == (i0 is None):
         raise ValueError(f"open beam: found {'neither' if flat is None else 'both'} of flat and i0; accepted: one")
     dark = np.zeros(shape) if dark is None else _mean_frame("dark", dark, shape)
-    full = _mean_frame("flat", flat, shape) if i0 is None else np.full(shape, float(i0))
+    full = np.full(shape, float(i0)) if i0 is not None else _mean_frame("flat", np.asarray(flat), shape)
     return dark, np.where(np.isfinite(full), full, 0) - dark
 
 

@@ -15,7 +15,8 @@ class ConeBeam(LinearOperator):
 
     Lengths count in the unit of the geometry, whose volume_shape, voxel_size and volume_centre are the grid. A_T
     is the exact adjoint, A_dagger is 100 iterations of SIRT without the bound, hence linear. `impl` as in
-    `op.cone_beam.project`. Raises ValueError where the geometry has no volume_shape, or no ray meets the volume.
+    `op.cone_beam.project`. Raises ValueError, which names a field of the geometry, where it has no volume_shape,
+    no ray meets the volume, or rays are parallel to z.
     """
 
     def __init__(self, geometry: ConeGeometry, impl=None):
@@ -26,6 +27,11 @@ class ConeBeam(LinearOperator):
         if top == bottom or left == right:
             raise ValueError("volume_shape: no ray of any view meets the volume; do all lengths have the unit "
                              f"{geometry.unit}?")
+        try:
+            self.rays       # finds what the projector cannot do
+        except ValueError as error:
+            name = "view_vectors" if geometry.view_vectors else "volume_shape"
+            raise ValueError(f"{name}: {str(error).removeprefix('vectors: ')}") from None
         depth, height, width = geometry.volume_shape
         super().__init__((depth, 1, height, width), (1, geometry.views, *geometry.det_shape))
 
@@ -52,14 +58,18 @@ class ConeBeam(LinearOperator):
 
     @cached_property
     def rays(self):
-        vectors = self.geometry.vectors
-        vectors[:, :6] -= np.tile(self.geometry.volume_centre[::-1], 2)
-        return cone_beam.trace(vectors, self.geometry.det_shape, self.geometry.volume_shape, self.geometry.voxel_size)
+        # Views whose v step is parallel to z are the fast ones.
+        geometry = self.geometry.turned() if self.geometry.sideways else self.geometry
+        vectors = geometry.vectors
+        vectors[:, :6] -= np.tile(geometry.volume_centre[::-1], 2)
+        return cone_beam.trace(vectors, geometry.det_shape, geometry.volume_shape, geometry.voxel_size)
 
     def _forward(self, x):
-        return cone_beam.project(x[:, 0], self.rays, self.impl)[None]
+        y = cone_beam.project(x[:, 0], self.rays, self.impl)[None]
+        return y.mT.contiguous() if self.geometry.sideways else y
 
     def _adjoint(self, y):
+        y = y.mT if self.geometry.sideways else y
         return cone_beam.backproject(y[0], self.rays, self.impl)[:, None]
 
     def _pseudo_inverse(self, y):

@@ -7,6 +7,11 @@ from torch.nn.functional import pad
 
 from op.check import check
 from op.fdk_backproject import fdk_backproject
+from physics.geometry import ConeGeometry
+from physics.views import GAP, view_angles, view_steps
+
+TILT = 10                   # degrees of the central rays against the horizontal from which on FDK is doubtful
+FADE = math.radians(20)     # over which views beside a gap hand over to those that measure the same lines
 
 
 def fdk(y, operator):
@@ -18,12 +23,15 @@ def fdk(y, operator):
     Distances, principal points and pixel pitches come from the vectors of every view. Detectors may be shifted,
     turned about z (fan-beam formula of an oblique detector) and pitched about u. For sources that leave the circle
     and detectors rolled in their plane it is an approximation: rows are filtered as if they were horizontal, and
-    the radius of the circle is that of the view's own source. Raises ValueError for sources on the axis and for
-    u steps that are closer to z than to the horizontal.
+    the radius of the circle is that of the view's own source. Detectors may stand on their side. Raises ValueError
+    as `check_fdk` does.
     """
     check("y", y, operator.range_shape)
     geometry, (depth, _, height, width) = operator.geometry, operator.domain_shape
-    top, bottom = operator.window[:2]
+    check_fdk(geometry)
+    if geometry.sideways:
+        y, geometry = y.mT, geometry.turned()
+    top, bottom = geometry.window[:2]
     left, right = geometry.shadow[2:]       # beyond the detector too: filtered values are not zero there
     extra = max(0, -left)
     matrices = geometry.crop(top, bottom, left, right).matrices
@@ -42,6 +50,31 @@ def fdk(y, operator):
     return volume.permute(2, 0, 1)[:, None].contiguous()
 
 
+def check_fdk(geometry: ConeGeometry) -> str | None:
+    """Whether FDK can reconstruct a scan; for use before anything is computed.
+
+    Returns:
+        What makes its result doubtful, in one line, or None.
+
+    Raises:
+        ValueError: sources on the z axis, or a detector neither of whose directions is across it.
+    """
+    geometry = geometry.turned() if geometry.sideways else geometry
+    source, centre, *steps = geometry.vectors.reshape(-1, 4, 3).transpose(1, 0, 2)
+    radius, pitch = np.hypot(*source.T[:2]), np.hypot(*steps[0].T[:2])
+    bad = (radius <= 1e-6 * np.linalg.norm(centre - source, axis=1)) | (pitch < abs(steps[0][:, 2]))
+    if bad.any():
+        raise ValueError(f"view_vectors: FDK needs sources around the z axis, and rows or columns of pixels across it, "
+                         f"which is not so in view {bad.argmax()}")
+    tilt = np.degrees(np.arctan2(abs(source[:, 2] - geometry.volume_centre[0]), radius)).max()
+    if tilt > TILT:
+        return f"FDK takes the rays for nearly horizontal; in this scan the central ones rise by {tilt:.0f} degrees"
+    if radius.max() > 1.1 * radius.min():
+        return (f"FDK takes the source's path for a circle around z; in this scan it is {radius.min():.0f} to "
+                f"{radius.max():.0f} {geometry.unit} from it")
+    return None
+
+
 def _lines(vector, det_shape, rows):
     """Weights of the pixels [rows, u] before the ramp filter of pitch 1, and the radius of the source's orbit.
 
@@ -50,8 +83,6 @@ def _lines(vector, det_shape, rows):
     """
     source, centre, step_u, step_v = vector.reshape(4, 3)
     radius, pitch = np.hypot(*source[:2]), np.hypot(*step_u[:2])
-    if radius <= 1e-6 * np.linalg.norm(centre - source) or pitch < abs(step_u[2]):
-        raise ValueError("view_vectors: FDK needs sources around the z axis, and rows of pixels (u) across it")
     row, column = (np.arange(count) - (count - 1) / 2 for count in det_shape)
     start = centre - source + row[rows, None] * step_v
     ray = start[:, None] + column[:, None] * step_u
@@ -60,24 +91,27 @@ def _lines(vector, det_shape, rows):
     return cosine / (distance * pitch)[:, None], radius
 
 
-def ray_weights(geometry):
+def ray_weights(geometry: ConeGeometry) -> np.ndarray:
     """Weight of every view and detector column in the integral over the full turn: float64 [views, columns].
 
     The angle in radians that the view stands for, halfway to its neighbours on the circle, times the share of the
-    line among all its measurements:
+    line among its measurements. In the plane of the source the ray at angle t and fan angle g is measured again at
+    t + 180 degrees - 2 g and -g. Each measurement has a confidence, and the share is the ray's own in the sum of both:
+    a line measured once counts 1, twice 1/2, and where one measurement ends the other takes over smoothly. The
+    confidence is a product of
 
-    - full turn, every line twice: 1/2;
-    - full turn, and one side of the detector ends before the shadow of the cylinder inscribed in the volume, the
-      other later: from 0 to 1 across the part that both sides see, smoothly. Wang (2002), "X-ray micro-CT with a
-      displaced detector array", Med. Phys. 29(7);
-    - short scan, half a turn at least: Parker (1982), "Optimal short scan convolution reconstruction for fan beam
-      CT", Med. Phys. 9(2), with what is beyond half a turn for the fan. Exact from half a turn and the fan on;
-    - limited angle, less than half a turn: 1, hardly any line is measured twice.
+    - the angle's: from 0 at the edge of a gap between views to 1 at `FADE` from it. In a short scan this does what the
+      weights of Parker (1982), "Optimal short scan convolution reconstruction for fan beam CT", Med. Phys. 9(2), do,
+      for any number of gaps;
+    - the column's, where one side of a shifted detector ends before the shadow of the cylinder inscribed in the volume:
+      from 0 at that edge to 1 across what both sides see. In a full turn these are the weights of Wang (2002), "X-ray
+      micro-CT with a displaced detector array", Med. Phys. 29(7).
 
-    A largest gap between views of more than 2.5 times the median one is not covered, and counts as a median one.
+    A gap between views is more than 2.5 times a typical one; no view stands for more of it than half a typical one.
+    Where lines are lost for good in a gap of less than half a turn, the rays at their fan angle beside it stand
+    in for them: see `_stand_in`.
     """
-    vectors, columns = geometry.vectors, geometry.det_shape[1]
-    share, position, _, covered = _sweep(_azimuth(vectors))
+    vectors, columns, angle = geometry.vectors, geometry.det_shape[1], view_angles(geometry)
     source, centre, step_u = vectors[:, :2], vectors[:, 3:5], vectors[:, 6:8]
     column = np.arange(columns) - (columns - 1) / 2
     fan = _fan_angle(source, centre[:, None] + column[:, None] * step_u[:, None])
@@ -87,23 +121,59 @@ def ray_weights(geometry):
     reach = abs(_fan_angle(source, np.stack([x, y], -1)[None])).max()
     low, high = -fan.min(1).max(), fan.max(1).min()                     # seen on both sides of the axis in all views
     overlap, pixel = min(low, high), (low + high) / columns
-    if covered > 2 * np.pi - 1e-9:
-        weight = np.full(fan.shape, 0.5)
-        if overlap < reach and abs(high - low) > 2 * pixel:
-            inner = np.clip(np.sign(high - low) * fan / max(overlap, pixel), -1, 1)
-            weight = (1 + np.sin(np.pi / 2 * inner)) / 2
-    elif covered > np.pi - 1e-9:
-        weight = _parker(position[:, None], fan, (covered - np.pi) / 2)
-    else:
-        weight = np.ones(fan.shape)
-    return share[:, None] * weight
+    shifted = overlap < reach and abs(high - low) > 2 * pixel
+    share, gaps = _coverage(angle)
+
+    def confidence(at, ray):
+        sure = np.ones(np.broadcast_shapes(at.shape, ray.shape))
+        if shifted:
+            sure *= _smooth((1 + np.sign(high - low) * ray / max(overlap, pixel)) / 2)
+        for middle, half in gaps:
+            sure *= _smooth((_apart(at, middle) - half) / FADE)
+        return sure
+
+    own, again = confidence(angle[:, None], fan), confidence(angle[:, None] + np.pi - 2 * fan, -fan)
+    own = np.maximum(own, 1e-9)                                         # it is measured, if at the very edge
+    return share[:, None] * own / (own + again) * (1 + _stand_in(angle, gaps, fan.mean(0), confidence))
 
 
-def _parker(angle, fan, spare):
-    """Parker's weights at `angle` from the beginning of a scan over pi + 2 spare, for rays at `fan`."""
-    begin, end = (np.clip(way / np.maximum(side, 1e-9), 0, 2) for way, side in (
-        (angle, spare + fan), (np.pi + 2 * spare - angle, spare - fan)))
-    return (np.sin(np.pi / 4 * begin) * np.sin(np.pi / 4 * end)) ** 2
+def _stand_in(angle, gaps, fan, confidence):
+    """How much more rays count for lines that were never measured: [views, columns].
+
+    Those at their fan angle that are lost in a gap of less than half a turn, shared smoothly among the views within its
+    own width, or within `FADE` if that is less: never more than twice what they count.
+    """
+    more = np.zeros((len(angle), len(fan)))
+    for middle, half in gaps:
+        fade = min(2 * half, FADE)
+        inside = middle + half * (np.arange(-15.5, 16) / 16)[:, None]
+        lost = (confidence(inside + np.pi - 2 * fan, -fan) == 0).mean(0)
+        more += (1 - _smooth((_apart(angle, middle) - half) / fade))[:, None] * lost * (half < np.pi / 2)
+    return more
+
+
+def _apart(angle, other):
+    """Distance of angles on the circle, 0 to pi."""
+    return abs((angle - other + np.pi) % (2 * np.pi) - np.pi)
+
+
+def _smooth(x):
+    """From 0 at 0 to 1 at 1, with no slope at either."""
+    return np.sin(np.pi / 2 * np.clip(x, 0, 1)) ** 2
+
+
+def _coverage(angle):
+    """How views at these angles cover the circle: see `ray_weights`.
+
+    Returns:
+        The angle that each view stands for, and the gaps [(middle, half the width)], all in radians.
+    """
+    order, steps, typical = view_steps(angle)
+    wide = steps > GAP * typical
+    covered = np.where(wide, typical, steps)
+    share = np.empty(len(angle))
+    share[order] = (covered + np.roll(covered, 1)) / 2
+    return share, [(angle[order[i]] + steps[i] / 2, (steps[i] - typical) / 2) for i in np.flatnonzero(wide)]
 
 
 def _fan_angle(source, points):
@@ -111,30 +181,6 @@ def _fan_angle(source, points):
     x, y = np.moveaxis(points - source[:, None], -1, 0)
     x_axis, y_axis = -source.T[..., None]
     return np.arctan2(x * y_axis - y * x_axis, x * x_axis + y * y_axis)
-
-
-def _azimuth(vectors):
-    """Angle t of every view's source, from 0 to 2 pi."""
-    return np.arctan2(vectors[:, 0], -vectors[:, 1]) % (2 * np.pi)
-
-
-def _sweep(azimuth):
-    """How views at these angles cover the circle: see `ray_weights`.
-
-    Returns, in radians, the angle that each view stands for, its position from the beginning of the scan, the
-    typical gap from view to view, and the angle covered.
-    """
-    order = np.argsort(azimuth)
-    gaps = np.diff(azimuth[order], append=azimuth[order[0]] + 2 * np.pi)
-    typical = np.quantile(gaps[gaps > 1e-9], 0.5, method="lower")
-    last = gaps.argmax()
-    order, gaps = np.roll(order, -1 - last), np.roll(gaps, -1 - last)
-    if gaps[-1] > 2.5 * typical:
-        gaps[-1] = typical
-    share, position = np.empty((2, len(azimuth)))
-    share[order] = (gaps + np.roll(gaps, 1)) / 2
-    position[order] = np.cumsum(np.roll(gaps, 1)) - gaps[-1] / 2
-    return share, position, typical, gaps.sum()
 
 
 def _ramp(columns, like):

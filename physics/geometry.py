@@ -2,9 +2,12 @@
 import math
 import reprlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+Number = Any                                    # None where it may be missing
+Numbers = Any                                   # any sequence of them, kept as a tuple; None where it may be missing
 UNITS = ("mm", "voxel")
 NUMBERS = {                                                     # how many, and what they must be
     "det_shape": (2, "whole"), "det_spacing": (2, "nonzero"), "det_offset": (2, "finite"),
@@ -30,20 +33,20 @@ class ConeGeometry:
     steps along u and v that are parallel, or a volume (its support, one voxel beyond the outer centres) that is
     not between source and detector in every view.
     """
-    angles: tuple = ()                      # degrees, one a view
-    src_dist: float | None = None           # from source to axis
-    det_dist: float | None = None           # from axis to detector
-    det_shape: tuple                        # pixels (v, u)
-    det_spacing: tuple | None = None        # from pixel to pixel (v, u); negative: read from the other side
-    det_offset: tuple = (0.0, 0.0)          # of the detector's centre (v, u)
-    view_vectors: tuple = ()                # instead of all these but det_shape: see `vectors`
-    volume_shape: tuple | None = None       # voxels (D, H, W) = (z, y, x)
-    voxel_size: tuple | None = None         # (z, y, x)
-    volume_centre: tuple = (0.0, 0.0, 0.0)  # (z, y, x), from the isocentre
+    angles: Numbers = ()                    # degrees, one a view
+    src_dist: Number = None                 # from source to axis
+    det_dist: Number = None                 # from axis to detector
+    det_shape: Numbers                      # pixels (v, u)
+    det_spacing: Numbers = None             # from pixel to pixel (v, u); negative: read from the other side
+    det_offset: Numbers = (0.0, 0.0)        # of the detector's centre (v, u)
+    view_vectors: Numbers = ()              # instead of all these but det_shape: see `vectors`
+    volume_shape: Numbers = None            # voxels (D, H, W) = (z, y, x)
+    voxel_size: Numbers = None              # (z, y, x)
+    volume_centre: Numbers = (0.0, 0.0, 0.0)        # (z, y, x), from the isocentre
     unit: str = "mm"                        # of every length; "voxel": a voxel is 1 along x
-    mu_water: float | None = None           # attenuation of water, per unit of length
+    mu_water: Number = None                 # attenuation of water, per unit of length
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise ValueError(f"unit: expected {' or '.join(UNITS)}, found {_short(self.unit)}")
         if self.unit == "voxel" and self.voxel_size is None:
@@ -63,7 +66,7 @@ class ConeGeometry:
         self._check_views()
         self._check_volume()
 
-    def _check_views(self):
+    def _check_views(self) -> None:
         if not self.view_vectors:
             for name in CIRCLE:
                 if getattr(self, name) in (None, ()):
@@ -81,7 +84,7 @@ class ConeGeometry:
             if bad.any():
                 raise ValueError(f"view_vectors: in view {bad.argmax()} {what}")
 
-    def _check_volume(self):
+    def _check_volume(self) -> None:
         depth = self.project(np.reshape(self.volume_centre[::-1], (1, 3)))[..., 2]
         if not ((depth > 0) & (depth < 1)).all():
             name = "view_vectors" if self.view_vectors else "volume_centre"
@@ -95,12 +98,12 @@ class ConeGeometry:
                                      f"{self.unit} reach the {what} of view {bad.argmax()}")
 
     @property
-    def views(self):
+    def views(self) -> int:
         """Number of views."""
         return len(self.view_vectors or self.angles)
 
     @property
-    def vectors(self):
+    def vectors(self) -> np.ndarray:
         """float64 [views, 12], ASTRA's `cone_vec`: source, detector centre, u step, v step as (x, y, z)."""
         if self.view_vectors:
             return np.array(self.view_vectors)
@@ -111,7 +114,7 @@ class ConeGeometry:
                          du * cos, du * sin, zero, zero, zero, zero + dv], axis=1)
 
     @property
-    def matrices(self):
+    def matrices(self) -> np.ndarray:
         """float64 [views, 3, 4]: (x, y, z, 1) to depth times (column, row, 1).
 
         Columns and rows are pixel indices; depth is 0 at the source and 1 in the detector's plane.
@@ -122,21 +125,21 @@ class ConeGeometry:
         matrix[:, :2] += np.reshape([(columns - 1) / 2, (rows - 1) / 2], (2, 1)) * matrix[:, 2:]
         return np.concatenate([matrix, -matrix @ source[..., None]], axis=2)
 
-    def project(self, points):
+    def project(self, points: np.ndarray) -> np.ndarray:
         """Column, row and depth (see `matrices`) of points [n, 3] = (x, y, z): float64 [views, n, 3]."""
         found = points @ self.matrices[:, :, :3].transpose(0, 2, 1) + self.matrices[:, None, :, 3]
         found[..., :2] /= found[..., 2:]
         return found
 
     @property
-    def corners(self):
+    def corners(self) -> np.ndarray:
         """float64 [8, 3] = (x, y, z): corners of the volume's support, one voxel beyond the outer centres."""
         reach = [(count + 1) / 2 * size for count, size in zip(self.volume_shape, self.voxel_size)]
         ends = [(centre - r, centre + r) for centre, r in zip(self.volume_centre, reach)]
         return np.stack(np.meshgrid(*ends[::-1], indexing="ij"), -1).reshape(-1, 3)
 
     @property
-    def shadow(self):
+    def shadow(self) -> tuple[int, ...]:
         """(top, bottom, left, right): rows and columns, half-open, that the volume shades in any view.
 
         They may lie beyond the detector, as if it went on.
@@ -146,12 +149,12 @@ class ConeGeometry:
                      for edge in (np.floor(pixel.min()), np.ceil(pixel.max()) + 1))
 
     @property
-    def window(self):
+    def window(self) -> tuple[int, ...]:
         """The part of `shadow` that is on the detector; nothing of it: two edges are equal."""
         (rows, columns), (top, bottom, left, right) = self.det_shape, self.shadow
         return (*np.clip((top, bottom), 0, rows).tolist(), *np.clip((left, right), 0, columns).tolist())
 
-    def crop(self, top, bottom, left, right):
+    def crop(self, top: int, bottom: int, left: int, right: int) -> "ConeGeometry":
         """The same scan with these rows and columns (half-open) for a detector."""
         shape = bottom - top, right - left
         shift = [(begin + end - count) / 2 for begin, end, count in zip((top, left), (bottom, right), self.det_shape)]
@@ -162,15 +165,32 @@ class ConeGeometry:
         offset = [o + n * step for o, n, step in zip(self.det_offset, shift, self.det_spacing)]
         return replace(self, det_shape=shape, det_offset=offset)
 
+    @property
+    def sideways(self) -> bool:
+        """Whether u rather than v runs along the z axis, in all views: a detector that stands on its side."""
+        step_u, step_v = self.vectors[:, 6:].reshape(-1, 2, 3).transpose(1, 0, 2)
+        along = [abs(step[:, 2]) / np.linalg.norm(step, axis=1) for step in (step_u, step_v)]
+        return bool((along[0] > along[1]).all())
+
+    def turned(self) -> "ConeGeometry":
+        """The same scan with rows for columns: u and v change places."""
+        views = self.vectors.reshape(-1, 4, 3)[:, [0, 1, 3, 2]].reshape(-1, 12)
+        return replace(self, angles=(), src_dist=None, det_dist=None, det_spacing=None, det_offset=(0, 0),
+                       view_vectors=views, det_shape=self.det_shape[::-1])
+
     def select(self, indices):
         """The same scan with these views alone, in this order."""
         name = "view_vectors" if self.view_vectors else "angles"
         return replace(self, **{name: [getattr(self, name)[i] for i in indices]})
 
-    def on_grid(self, volume_shape, voxel_size=None):
+    def on_grid(self, volume_shape: tuple, voxel_size: tuple | None = None) -> "ConeGeometry":
         """The same scan of other voxels (z, y, x) around the same centre; voxel_size None: of the same size."""
         return replace(self, volume_shape=volume_shape,
                        voxel_size=self.voxel_size if voxel_size is None else voxel_size)
+
+    def moved_grid(self, volume_shape, volume_centre):
+        """The same scan of voxels of the same size in another place (z, y, x)."""
+        return replace(self, volume_shape=volume_shape, volume_centre=volume_centre)
 
     def slab(self, begin, end):
         """The same scan of slices begin to end (half-open) of the volume alone."""
@@ -178,7 +198,7 @@ class ConeGeometry:
         return replace(self, volume_shape=(end - begin, *plane),
                        volume_centre=(z + (begin + end - depth) / 2 * self.voxel_size[0], *centre))
 
-    def in_voxels(self):
+    def in_voxels(self) -> "ConeGeometry":
         """The same scan with the voxel along x as the unit of length, so that weights mean the same in all scans."""
         size = self.voxel_size[2]
         lengths = {name: getattr(self, name) for name in LENGTHS}
@@ -187,7 +207,7 @@ class ConeGeometry:
         return replace(self, unit="voxel", mu_water=self.mu_water and self.mu_water * size, **scaled)
 
 
-def _numbers(name, value, count=None, kind="finite"):
+def _numbers(name: str, value: Any, count: int | None = None, kind: str = "finite") -> Any:
     """The value as one number where `count` is 1, otherwise as a tuple of `count`, or of any, numbers.
 
     kind  "finite", "nonzero" or "positive": floats; "whole": positive ints. ValueError that names `name` for anything
@@ -205,7 +225,7 @@ def _numbers(name, value, count=None, kind="finite"):
     return numbers[0] if count == 1 else tuple(numbers)
 
 
-def _is_number(entry, kind):
+def _is_number(entry: Any, kind: str) -> bool:
     if isinstance(entry, (bool, np.bool_, str)):
         return False
     try:
@@ -216,10 +236,10 @@ def _is_number(entry, kind):
     return math.isfinite(number) and right[kind]
 
 
-def _times(numbers):
+def _times(numbers: tuple) -> str:
     return " x ".join(f"{n:g}" for n in numbers)
 
 
-def _short(value):
+def _short(value: Any) -> str:
     """One line that shows a value, or its beginning."""
     return " ".join(reprlib.repr(value).split())

@@ -33,7 +33,7 @@ def check_line_integrals(p: np.ndarray) -> list[str]:
         mark = "whole numbers" if found["whole"] else "half of them above 15"
         raise ValueError(f"projections: {what}, {mark}: counts or grey values, no line integrals; accepted with them: "
                          "a flat field or i0")
-    if most <= 0 and median < 0 or median < -NOISE and found["positive"] < 0.01:
+    if (most <= 0 and median < 0) or (median < -NOISE and found["positive"] < 0.01):
         raise ValueError(f"projections: {what}: line integrals are not below zero (the sign turned, or an open beam "
                          "that is too low?); accepted: -ln(transmission)")
     if edges is not None and least > -NOISE and most < 1.5 and 0.95 < edges[0] <= edges[1] < 1.05 >= median:

@@ -239,7 +239,7 @@ def test_projections(folder, stacks, name, packed, fraction, rest, damage, claim
     path.write_bytes(content)
     for i0 in (None, 100.0):    # line integrals, counts
         found = outcome(path, read_line_integrals, SHAPE, None, None, i0)
-        assert found is None or found.p.dtype == np.float32 and np.isfinite(found.p).all()
+        assert found is None or (found.p.dtype == np.float32 and np.isfinite(found.p).all())
     path.unlink()
 
 

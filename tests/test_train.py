@@ -1,6 +1,8 @@
 """Training: the loss falls, checkpoints load as priors, a run that was stopped goes on as if it had not been."""
 import csv
+import errno
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,10 +17,11 @@ import torch
 from matplotlib.image import imread
 
 import train
+import utils.train.monitor
 import utils.train.slices
 import utils.train.training
-from models.ncsnpp import NCSNpp
 from models.checkpoint import load_weights, read_checkpoint
+from models.ncsnpp import NCSNpp
 from models.prior import score_settings
 from utils.io.config import load_config
 from utils.train.slices import SliceSampler
@@ -60,7 +63,7 @@ def scan(tmp_path_factory):
 @pytest.fixture(scope="module")
 def held_out(scan, tmp_path_factory):
     path = tmp_path_factory.mktemp("held_out") / "other.nii.gz"
-    sitk.WriteImage(sitk.Flip(sitk.ReadImage(str(scan)), (False, False, True)), str(path))
+    sitk.WriteImage(sitk.ReadImage(str(scan)) + 30, str(path))
     return path.parent
 
 
@@ -109,7 +112,7 @@ def test_the_loss_falls_and_the_checkpoints_load(run, config_path, modality):
     checkpoint, prior = read_checkpoint(folder / "checkpoint.pth"), read_checkpoint(folder / "prior.pth")
     assert set(checkpoint) == {"optimizer", "model", "ema", "step", "scaler", "run", "prior"}
     assert checkpoint["step"] == 60 and set(checkpoint["ema"]) == {"decay", "num_updates", "shadow_params"}
-    window = [-1000, 1600] if modality == "ct" else "minimum to 99.9th percentile"
+    window = [-1000, 1600] if modality == "ct" else "percentile"
     assert set(prior) == {"model", "prior"}
     assert checkpoint["prior"] == prior["prior"] == {
         "modality": modality, "window": window} | score_settings(load_config(config_path))
@@ -332,3 +335,114 @@ def test_resume_refuses_another_run(run, flags, config_path, tmp_path, capsys):
     torch.save({"model": read_checkpoint(tmp_path / "out" / "checkpoint.pth")["model"]},
                tmp_path / "out" / "checkpoint.pth")
     assert "cannot be continued" in refused(capsys, train.main, flags("out", "--steps", 2, "--resume"))
+
+
+def test_what_a_killed_run_left_is_cleared_on_resume(run, tmp_path):
+    folder = run("out", "--steps", 2, "--sample-every", 1)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = [folder / name / f".partial-{pid}-x" for name in ("", "samples", "cache") for pid in (dead.pid, os.getpid())]
+    other = folder / "cache" / f".partial-{os.getppid()}-of-a-run-that-goes-on"
+    for path in (*left, other):
+        path.write_text("x")
+    run("out", "--steps", 2, "--resume")
+    assert not any(path.exists() for path in left) and other.exists()
+
+
+def test_a_copy_of_a_scan_under_another_name_is_no_validation(flags, scan, tmp_path, capsys):
+    copy = tmp_path / "case_A.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(scan)), str(copy))      # other bytes too
+    message = refused(capsys, train.main, flags("out", "--steps", 1, "--validation", copy))
+    assert f"case_A.nii.gz: the same content as {scan}; accepted: every volume once" in message
+
+
+def test_a_mostly_empty_mr_volume_is_left_out_with_a_warning(run, flags, tmp_path, capsys):
+    sparse = np.zeros((20, 30, 30), np.int16)
+    sparse[8, 15, 10:14] = 100, 200, 300, 800
+    sitk.WriteImage(sitk.GetImageFromArray(sparse), str(tmp_path / "angio.nii"))
+    folder = run("out", "--steps", 1, "--data", tmp_path / "angio.nii", flags("")[5], modality="mr")
+    said = capsys.readouterr().err
+    assert (folder / "prior.pth").exists() and said.count("\n") == 1
+    assert "angio.nii: all voxels have one value, 0, up to the 99.9th percentile; the largest is 800; left out" in said
+    alone = flags("no", "--steps", 1, "--data", tmp_path / "angio.nii", modality="mr")
+    message = refused_after(capsys, train.main, alone)
+    assert "no training data" in message
+
+
+def refused_after(capsys, call, *arguments):
+    """The last line of the call, which said more before."""
+    with pytest.raises(SystemExit) as stop:
+        call(*arguments)
+    assert stop.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("change, status, reason", [
+    (lambda hu: hu + 1024, 0, "HU with 1024 added"), (lambda hu: (hu + 1000) / 2600, 2, "are no HU .scaled to 0..1")])
+def test_volumes_that_are_no_hu_are_named(flags, scan, tmp_path, capsys, change, status, reason):
+    values = change(sitk.GetArrayFromImage(sitk.ReadImage(str(scan))).astype(np.float32))
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "other.nii"))
+    call = flags("out", "--steps", 1, "--data", tmp_path / "other.nii")
+    if status:
+        message = refused(capsys, train.main, call)
+    else:
+        train.main(call)
+        message = capsys.readouterr().err
+    assert re.search(f"other.nii: .*{reason}", message) and message.count("\n") == 1
+
+
+def test_a_checkpoint_that_lacks_something_is_one_line(run, flags, tmp_path, capsys):
+    path = run("out", "--steps", 2) / "checkpoint.pth"
+    whole = read_checkpoint(path)
+    capsys.readouterr()
+    for change, reason in (({"optimizer": None}, "it has no optimizer"), ({"step": None}, "it has no step"),
+                           ({"step": -1}, "damaged"), ({"step": "x"}, "damaged"),
+                           ({"optimizer": {"state": {}}}, "damaged"), ({"ema": {"decay": 1}}, "damaged"),
+                           ({"run": None}, "not a checkpoint of this program")):
+        torch.save({name: value for name, value in (whole | change).items() if value is not None}, path)
+        message = refused(capsys, train.main, flags("out", "--steps", 2, "--resume"))
+        assert f"{path}: cannot be continued" in message and reason in message
+
+
+@pytest.mark.parametrize("name, value, reason", [
+    ("WORLD_SIZE", "", "WORLD_SIZE: ''; accepted: a whole number of 1 or more"), ("RANK", "x", "RANK: 'x'"),
+    ("WORLD_SIZE", "0", "WORLD_SIZE: '0'"), ("RANK", "3", "RANK: 3; accepted: below WORLD_SIZE, 1"),
+    ("LOCAL_RANK", "-1", "LOCAL_RANK: '-1'")])
+def test_variables_that_torchrun_does_not_set_so_are_named(flags, capsys, monkeypatch, name, value, reason):
+    monkeypatch.setenv(name, value)
+    assert f"environment variable {reason}" in refused(capsys, train.main, flags("out"))
+
+
+def test_a_full_disk_is_one_line_and_status_1(flags, capsys, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "checkpoint.pth")
+
+    monkeypatch.setattr(utils.train.training, "save_tensors", full)
+    message = refused(capsys, train.main, flags("out", "--steps", 1), status=1)
+    assert "error: checkpoint.pth: no space left on the disk" in message
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+def test_a_reader_that_has_gone_does_not_end_the_training(flags, tmp_path, optimized):
+    options = ["-OO"] if optimized else []      # without docstrings too
+    line = ["bash", "-c", '"$@" | true; exit ${PIPESTATUS[0]}', "-", sys.executable, *options, "train.py",
+            *flags("out", "--steps", 1)]
+    done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "out" / "prior.pth").exists()
+
+
+def test_ctrl_c_before_the_training_is_one_line_and_status_130(flags, capsys, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(utils.train.slices, "volume_slices", interrupt)
+    assert "interrupted" in refused(capsys, train.main, flags("out"), status=130)
+
+
+def test_a_line_now_and_then_says_how_far_it_is(run, capsys, monkeypatch):
+    monkeypatch.setattr(utils.train.monitor, "LINE_EVERY", 0.0)
+    run("out", "--steps", 3)
+    said = capsys.readouterr().out
+    assert "reading volumes: 1 of 1\n" in said
+    for step in (1, 2, 3):
+        assert re.search(rf"^step {step} of 3: loss \d\.\d+, [\d.]+ images/s, 0 h 0 min left$", said, re.MULTILINE)

@@ -103,7 +103,7 @@ def falls_back_with_one_warning(match):
 
 def test_failed_build_falls_back(cache, monkeypatch):
     monkeypatch.setenv("CXX", "/bin/false")
-    falls_back_with_one_warning(r"C\+\+ compiler .* TORCH_EXTENSIONS_DIR")
+    falls_back_with_one_warning(r"C\+\+ compiler .*TORCH_EXTENSIONS_DIR.*/bin/false: status 1")
     assert list(cache.iterdir()) == []
 
 

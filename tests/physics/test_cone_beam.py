@@ -16,6 +16,20 @@ class TestConeBeam:
         with pytest.raises(ValueError, match="no ray"):
             small([0], det_offset=(500, 0))
 
+    def test_a_detector_on_its_side(self):
+        scan = ConeGeometry(angles=(10, 130, 250), **SMALL | dict(det_offset=(3, -20), volume_centre=(1, 2, 3)))
+        upright, side = ConeBeam(scan), ConeBeam(scan.turned())
+        x, y = torch.rand(upright.domain_shape), torch.rand(upright.range_shape)
+        assert side.range_shape == (1, 3, 64, 40)
+        assert torch.allclose(side.A(x), upright.A(x).mT) and torch.allclose(side.A_T(y.mT), upright.A_T(y))
+        assert torch.equal(side.rays.views[:, 9:11], torch.zeros(3, 2, dtype=torch.float64))    # the fast views
+
+    def test_rays_parallel_to_z_are_refused_when_the_operator_is_made(self):
+        scan = ConeGeometry(angles=(0,), **SMALL)
+        around_y = [[0, 0, -90, 0, 0, 60, 1, 0, 0, 0, 1, 0]]
+        with pytest.raises(ValueError, match="^view_vectors: view 0 has rays parallel to z"):
+            ConeBeam(by_vectors(scan, around_y))
+
     @pytest.mark.parametrize("as_vectors", [False, True])
     def test_crop(self, as_vectors):
         scan = ConeGeometry(angles=(10, 130, 250), **SMALL | dict(det_offset=(3, -20), volume_centre=(1, 2, 3)))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from physics.cone_beam import ConeBeam
-from physics.fdk import fdk, ray_weights
+from physics.fdk import check_fdk, fdk, ray_weights
 from physics.geometry import ConeGeometry
 from tests.physics.scans import SMALL, TURN, WIDE, ball, blob_projections, blob_volumes, by_vectors, rms, small
 
@@ -104,11 +104,30 @@ class TestFDK:
         check_blobs(by_vectors(scan, scan.vectors + noise))
 
     @pytest.mark.parametrize("vector", [[0, 0, -90, 0, 0, 60, 1, 0, 0, 0, 1, 0],
-                                        [0, -90, 0, 0, 60, 0, 0, 0, 1, 1, 0, 0]])
+                                        [0, -90, 0, 0, 60, 0, 0.6, 0, 0.8, -0.3, 0, 0.95]])
     def test_scans_that_are_far_from_a_circle_are_refused(self, vector):
-        operator = ConeBeam(by_vectors(ConeGeometry(angles=(0,), **SMALL), [vector]))
-        with pytest.raises(ValueError, match="view_vectors: FDK"):
-            fdk(torch.zeros(operator.range_shape), operator)
+        scan = by_vectors(ConeGeometry(angles=(0,), **SMALL), [vector])
+        with pytest.raises(ValueError, match="view_vectors: FDK .*view 0"):
+            check_fdk(scan)
+        if vector[1]:
+            with pytest.raises(ValueError, match="view_vectors: FDK .*view 0"):
+                fdk(torch.zeros(1, 1, 40, 64), ConeBeam(scan))
+
+    def test_a_detector_on_its_side(self):
+        scan = ConeGeometry(angles=TURN, **WIDE | dict(det_offset=(2, 1)))
+        side, y = scan.turned(), blob_projections(scan)
+        assert side.sideways and not scan.sideways and side.det_shape == (80, 40)
+        assert torch.equal(fdk(y.mT, ConeBeam(side)), fdk(y, ConeBeam(by_vectors(scan))))
+
+    def test_doubts_are_said(self):
+        scan = ConeGeometry(angles=TURN, **WIDE)
+        assert check_fdk(scan) is None and check_fdk(scan.turned()) is None
+        tilted = scan.vectors
+        tilted[:, 2], tilted[:, 5] = -50, 33            # laminography: the source below, the detector above
+        assert "rise by 29 degrees" in check_fdk(by_vectors(scan, tilted))
+        wandering = scan.vectors
+        wandering[:60, :2] *= 1.3
+        assert "90 to 117 mm" in check_fdk(by_vectors(scan, wandering))
 
     def test_units(self):
         """The same scan in other units of length gives the same volume, from line integrals in that unit."""
@@ -160,3 +179,31 @@ class TestRayWeights:
             if covered - 180 >= 2 * np.rad2deg(abs(fan[column])):
                 seen_later = np.arange(len(weights)) < len(weights) - (math.pi + 2 * fan[column]) / step + 2
                 assert np.allclose(total[seen_later & there], 1, atol=0.01)
+
+    def test_half_fan_with_a_gap(self):
+        """Columns that see their lines alone weigh 1 as in the full turn, whatever views are missing."""
+        scan = dict(det_offset=(0, 24.75), det_shape=(5, 50))
+        whole, part = self.weights(TURN, **scan), self.weights(np.delete(TURN, slice(30, 34)), **scan)
+        far = np.r_[0:20, 45:116]                       # more than `FADE` from the gap
+        assert np.allclose(part[far, 20:], whole[0, 20:])
+        shared = part[:, :17] / np.deg2rad(3)
+        assert shared.min() < 0.01 and 0.9 < shared[far].max() <= 1 + 1e-6      # alone where the other one is missing
+        assert 1.5 < part[29, 30] / np.deg2rad(3) <= 2 + 1e-6           # in place of lines that are lost
+
+    @pytest.mark.parametrize("missing", [3, 10, 20])
+    def test_gaps_in_a_full_turn_are_filled_by_the_other_measurement(self, missing):
+        """Every line weighs 1 in all, and no view counts for its neighbours' gap."""
+        step = 0.25
+        angles = np.arange(0, 360, step)
+        for begin in (40, 150, 155):
+            angles = angles[(angles < begin) | (angles >= begin + missing)]
+        weights = self.weights(angles, det_shape=(1, 64)) / np.deg2rad(step)
+        assert weights.max() <= 1 + 1e-9 and (weights > 0).all()
+        fan = np.rad2deg(np.arctan((np.arange(64) - 31.5) * 1.5 / 150))
+        for column in (0, 13, 31, 50):
+            other = (angles + 180 - 2 * fan[column]) % 360
+            nearest = abs((other[:, None] - angles + 180) % 360 - 180)
+            there = nearest.min(1) < step
+            total = weights[:, column] + np.where(there, weights[nearest.argmin(1), 63 - column], 0)
+            assert np.allclose(total, 1, atol=0.05)
+        assert (abs(np.diff(weights[:, 31])) < 0.05).all()              # and nothing is abrupt

@@ -57,6 +57,11 @@ def flag_groups(modality: str) -> dict[str, list[Flag]]:
                                        "its number"),
             Flag("slice-begin", number(int, 0, 1_000_000), "K", "first slice along z", 0),
             Flag("slice-end", number(int, 0, 1_000_000), "K", "slice after the last; both 0: the whole volume", 0),
+            Flag("slice-axis", one_of("x", "y", "z"), "{x,y,z}", "axis of the file that thick slices are stacked along "
+                 "(default: that of the largest spacing where it is 1.5 times the others, else z, the third)", None, "mr"),
+            Flag("window", one_of("percentile", "min-max"), "{percentile,min-max}", "intensities that the prior's 0 and 1 "
+                 "stand for: percentiles of what is not air, or the published smallest and largest voxel", "percentile",
+                 "mr"),
             Flag("recon-size", number(int, 8, 4096), "PIXELS", "in-plane size that the slices are resized to, that of the "
                  "prior works best (default: 256; with --projections: that of the geometry file)", None, "ct"),
             Flag("sino-noise", number(float, 0, 1e12), "V", "noise of the measurement: 0 none; below 100 Gaussian of "

@@ -1,5 +1,4 @@
 """The grid of runs that an evaluation's YAML asks for, checked."""
-import argparse
 import hashlib
 import itertools
 import json
@@ -11,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from utils.cli.flags import build_parser
+from utils.cli import choices
+from utils.cli.flags import flag_groups
 from utils.cli.types import existing_file, existing_path
 from utils.io.files import content_digest
 from utils.io.schema import Check, is_line, nearest, read
 from utils.io.yaml_file import read_yaml, short
 
 ENTRIES = {"CT": "recon_CBCT.py", "MR": "recon_MRI_ZSR.py"}
-TASKS = {"SVCT": "CT", "LACT": "CT", "ZSR": "MR"}
+TASKS = {choice.name: choices.MODALITIES[choice.modalities[0]] for choice in choices.TASKS}     # and their modality
 
 SET_ELSEWHERE = {"data": "a volume's path", "slice-begin": "a volume's slices", "slice-end": "a volume's slices",
                  "recon-size": "a volume's size", "task": "a task's task", "degree": "a task's degree",
@@ -69,7 +69,7 @@ class VolumeItem:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskItem:
-    task: Literal["SVCT", "LACT", "ZSR"]
+    task: Annotated[str, Check(" or ".join(TASKS), TASKS.__contains__)]
     degree: Count | None = None
     flags: Flags = field(default_factory=dict)
     volumes: Names | None = None    # None: all of its modality
@@ -160,9 +160,9 @@ def read_grid(path: str | Path, root: Path, samples: int = 1) -> Grid:
 def _grid(file: GridFile, root: Path, samples: int) -> Grid:
     _check(file)
     variants, baseline = _variants(file.variants)
-    parsers = {modality: _flags_of(modality) for modality in ENTRIES}
+    known = {modality: _flags_of(modality) for modality in ENTRIES}
     digests: dict = {}
-    cells = [_cell(file, names, item, parsers, root, samples, digests) for names, item in _combinations(file, variants)]
+    cells = [_cell(file, names, item, known, root, samples, digests) for names, item in _combinations(file, variants)]
     for where, wanted in (("volume", file.volumes), ("task", file.tasks), ("variant", variants)):
         for name in wanted:
             if all(getattr(cell, where) != name for cell in cells):
@@ -198,11 +198,11 @@ def _combinations(file: GridFile, variants: dict) -> Iterator[tuple]:
             yield (volume, task, variant), item
 
 
-def _cell(file: GridFile, names: tuple, item: VariantItem, parsers: dict, root: Path, samples: int,
+def _cell(file: GridFile, names: tuple, item: VariantItem, known: dict, root: Path, samples: int,
           digests: dict) -> Cell:
     volume, task, variant = names
     scan, problem = file.volumes[volume], file.tasks[task]
-    own, known = getattr(file.modalities, scan.modality), parsers[scan.modality]
+    own, known = getattr(file.modalities, scan.modality), known[scan.modality]
     flags: dict = {"data": scan.path}
     for where, more in (("flags", file.flags), (f"modalities.{scan.modality}.flags", own.flags),
                         (f"volumes.{volume}.flags", scan.flags), (f"tasks.{task}.flags", problem.flags),
@@ -252,27 +252,25 @@ def _variants(items: dict) -> tuple[dict, str | None]:
 
 # Flags --------------------------------------------------------------------------------------------
 
-def _flags_of(modality: str) -> dict[str, argparse.Action]:
-    """The flags of the modality's program that take a value, by their names without dashes."""
-    parser = build_parser(modality.lower())
-    return {name[2:]: action for action in parser._actions if action.nargs != 0 for name in action.option_strings
-            if name.startswith("--")}
+def _flags_of(modality: str) -> dict[str, tuple]:
+    """The flags of the modality's program by their names without dashes: the group of each, and its argparse type."""
+    return {flag.name: (group, flag.kind) for group, flags in flag_groups(modality.lower()).items() for flag in flags}
 
 
 def _check_flags(where: str, flags: dict, known: dict, all_known: bool) -> None:
     """Refuse flags that the program has not (unless it is one of the user's own), or that are not for this place."""
     for name, value in flags.items():
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name) or all_known and name not in known:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name) or (all_known and name not in known):
             raise ValueError(f"{where}.{name}: unknown flag; {nearest(name.lstrip('-'), known)}")
         if name in SET_ELSEWHERE:
             raise ValueError(f"{where}.{name}: set by {SET_ELSEWHERE[name]}")
-        group = known[name].container.title if name in known else None
+        group, _ = known.get(name, (None, None))
         if where.startswith("variants.") and group in OF_THE_MEASUREMENT and name != "projector":
             raise ValueError(f"{where}.{name}: it changes the measurement, which the variants share; accepted in the "
                              "flags of a task, a volume or the grid")
         if name == "noise-control" and value is None:
-            raise ValueError(f"{where}.{name}: null, which leaves the flag out, so that noise is SLERP; write \"None\", "
-                             "in quotes, for independent noise")
+            raise ValueError(f"{where}.{name}: null, which leaves the flag out, so that noise is SLERP; write "
+                             '"None", in quotes, for independent noise')
 
 
 def _text(value) -> str:
@@ -296,7 +294,7 @@ def _resolve(flags: dict, known: dict, root: Path, digests: dict) -> tuple[dict,
     flags = {name: _text(value) for name, value in flags.items() if value is not None}
     content = dict(flags)
     for name in flags:
-        if name in known and known[name].type in (existing_file, existing_path):
+        if name in known and known[name][1] in (existing_file, existing_path):
             path = _file(name, flags[name], root)
             if path not in digests:
                 digests[path] = content_digest(path)

@@ -1,11 +1,21 @@
 """Means and deviations of posterior samples: runs of one variant on one measurement that differ in their seeds."""
 import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.evaluation.grid import Cell, Grid
 from utils.evaluation.records import Record, Records, folder_name
+from utils.io.schema import read
+from utils.io.yaml_file import read_yaml
 
 SLICE_AXIS = {"ct": 0, "mr": 1}    # of [D, H, W], along which the prior's slices are stacked
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """What 0 and 1 stand for in the metrics of a run, in the input's units."""
+    low: float
+    high: float
 
 
 def mean_key(cell: Cell) -> str:
@@ -27,30 +37,30 @@ def make_means(grid: Grid, records: Records) -> None:
         runs = [run for run in map(records.done, keys) if run]
         if not keys or mean_made(cell, records) or len(runs) < len(keys):
             continue
-        key, name = mean_key(cell), f"{cell}, mean of {len(keys)}"
-        settings = {"name": name, "folder": folder_name("means", cell, key)}
-        target = records.begin(key, Record(state="running", **settings))
+        key = mean_key(cell)
+        record = Record(state="running", name=f"{cell}, mean of {len(keys)}", folder=folder_name("means", cell, key))
+        target = records.begin(key, record)
         try:
-            metrics = average_samples([records.result(each) for each in keys], target, cell, runs[0].metrics["recon"])
-            record = Record(state="done", **settings, metrics={"recon": metrics},
-                            seconds=sum(run.seconds or 0 for run in runs),
-                            peak_memory_gb=max(run.peak_memory_gb or 0 for run in runs))
+            metrics = average_samples([records.result(each) for each in keys], target, cell.modality,
+                                      runs[0].metrics["recon"])
+            record = replace(record, state="done", metrics={"recon": metrics},
+                             seconds=sum(run.seconds or 0 for run in runs),
+                             peak_memory_gb=max(run.peak_memory_gb or 0 for run in runs))
         except (ValueError, OSError) as error:
-            record = Record(state="failed", **settings, error=" ".join(str(error).split()))
+            record = replace(record, state="failed", error=" ".join(str(error).split()))
         records.write(key, record)
-        print(f"{name}: {record.summary}", flush=True)
+        print(f"{record.name}: {record.summary}", flush=True)
 
 
-def average_samples(folders: list[Path], target: Path, cell: Cell, first: dict) -> dict:
+def average_samples(folders: list[Path], target: Path, modality: str, first: dict) -> dict:
     """Mean and voxel-wise sample standard deviation of the ``recon`` of several runs of one measurement.
 
     One sample is in memory at a time (Welford 1962, Technometrics 4, 419-420).
 
     Args:
-        folders: Those of the runs.
+        folders: Those of the runs; the first one's args.yaml says which intensities are 0 and 1 in the metrics.
         target: Gets ``mean.nii.gz`` and ``std.nii.gz`` in the input's units and place.
-        cell: The runs'; its input says what the unit range of the metrics is: `CT_WINDOW` for CT, the range of the whole
-            input for MR.
+        modality: "ct" or "mr".
         first: The metrics that the first run reported.
 
     Returns:
@@ -64,20 +74,15 @@ def average_samples(folders: list[Path], target: Path, cell: Cell, first: dict) 
     import numpy as np
     import torch
 
-    from models.window import CT_WINDOW
     from utils.io.nifti import write_volume
     from utils.io.read import read_volume
     from utils.run.metrics import evaluate
 
-    if cell.modality == "ct":
-        low, high = CT_WINDOW
-    else:
-        scan = read_volume(cell.flags["data"], series=cell.flags.get("series")).array
-        low, high = float(scan.min()), float(scan.max())
+    low, high = _intensities(folders[0] / "args.yaml")
 
     def metrics(array):
         return evaluate(*(torch.from_numpy(((x - low) / (high - low)).astype(np.float32)) for x in (array, truth)),
-                        SLICE_AXIS[cell.modality])
+                        SLICE_AXIS[modality], sample.direction)
 
     truth = read_volume(folders[0] / "GT.nii.gz").array
     mean, squares = np.zeros(truth.shape), np.zeros(truth.shape)
@@ -95,3 +100,13 @@ def average_samples(folders: list[Path], target: Path, cell: Cell, first: dict) 
     write_volume(target / "mean.nii.gz", sample.with_array(mean))
     write_volume(target / "std.nii.gz", sample.with_array(np.sqrt(squares / (count - 1))))
     return metrics(mean.astype(np.float32))
+
+
+def _intensities(path: Path) -> tuple[float, float]:
+    """(low, high) of a run's args.yaml."""
+    tree = read_yaml(path)
+    try:
+        found = read(Intensities, tree.get("intensities") if isinstance(tree, dict) else None, "intensities")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return found.low, found.high

@@ -14,17 +14,17 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from tqdm import tqdm
 
 from utils.evaluation.grid import Cell, Grid
 from utils.evaluation.records import Record, Records, folder_name
 from utils.evaluation.samples import mean_made
-from utils.io.files import ROOT, program_digest
+from utils.io.files import ROOT, content_digest, program_digest
 from utils.io.schema import read
 
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
 
 
@@ -69,12 +69,14 @@ def missing(grid: Grid, jobs: dict[str, Job], records: Records) -> list[Job]:
             or (key in averaged and not (records.result(key) / "recon.nii.gz").exists())]
 
 
-def run_all(todo: list[Job], jobs: dict[str, Job], records: Records, workers: int, keep: tuple | None, lock: IO) -> None:
+def run_all(todo: list[Job], jobs: dict[str, Job], records: Records, workers: int, keep: tuple | None,
+            lock: IO) -> None:
     """Run ``todo``, ``workers`` at a time, and record each one that ends.
 
     Ctrl-C (and SIGTERM) ends those at work and raises KeyboardInterrupt; what had ended by then is recorded.
     """
-    queue, running, interrupted = deque(todo), {}, []
+    queue, interrupted = deque(todo), []
+    running: dict[int, tuple[Job, subprocess.Popen, float]] = {}
     environment = dict(os.environ)
     if workers > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
@@ -126,12 +128,12 @@ def _start(job: Job, records: Records, environment: dict, lock: IO) -> subproces
     line = job.command(records.output)
     folder = records.begin(job.key, Record(
         state="running", name=str(job), folder=folder_name("runs", job, job.key), command=tuple(line),
-        program=program_digest()))
+        program=program_digest() if job.cell.entry.parent == ROOT else content_digest(job.cell.entry)[:12]))
     with open(folder / "stdout.txt", "wb") as stdout, open(folder / "stderr.txt", "wb") as stderr:
         # A session of its own: Ctrl-C reaches this program alone, which ends the runs.
         return subprocess.Popen(line, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stdout,
                                 stderr=stderr, start_new_session=True, pass_fds=[lock.fileno()],
-                                preexec_fn=_die_with_parent if LIBC else None)  # noqa: PLW1509, there are no threads
+                                preexec_fn=_die_with_parent if LIBC else None)  # there are no threads
 
 
 def _die_with_parent() -> None:

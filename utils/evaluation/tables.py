@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from statistics import fmean, stdev
 
 from utils.evaluation.grid import Cell, Grid
@@ -23,7 +22,8 @@ BY_VIEW = {f"{view}_{metric}": (f"{metric.upper()} {view}", digits)
 DIFFERENCES = ("psnr", "ssim", "inter_slice_error")
 
 
-def tabulate(grid: Grid, done: Callable[[str], Record | None], mean_made: Callable[[Cell], Record | None]) -> list[dict]:
+def tabulate(grid: Grid, done: Callable[[str], Record | None],
+             mean_made: Callable[[Cell], Record | None]) -> list[dict]:
     """The rows: for every volume and task the baselines of its measurement, the variants, the means of samples.
 
     Args:
@@ -49,7 +49,8 @@ def _group_rows(cells: list[Cell], baseline: str | None, done: Callable, mean_ma
     runs = {cell.variant: {seed: record for seed in (*cell.seeds, *cell.sample_seeds())
                            if (record := done(cell.key(seed)))} for cell in cells}
     values = {variant: {seed: figures(record) for seed, record in own.items()} for variant, own in runs.items()}
-    measured: dict[str, dict] = {}    # the baselines of the measurement, for every seed from the first variant that ran it
+    # The baselines of the measurement, for every seed from the first variant that ran it.
+    measured: dict[str, dict] = {}
     for cell in cells:
         for seed in cell.seeds:
             for name in runs[cell.variant][seed].metrics if seed in runs[cell.variant] else ():
@@ -111,13 +112,9 @@ def write_results(name: str, grid: Grid, rows: list[dict], records: Records, fai
         table = csv.DictWriter(stream, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-    programs: dict[Path, set] = {}      # the digests of each entry point's; they hold the entry point itself
-    for cell, _, record in done:
-        if record.state == "done":
-            programs.setdefault(cell.entry, set()).add(record.program)
+    programs = {record.program for _, _, record in done if record.state == "done"}
     with complete_file(output / "results.md") as partial:
-        partial.write_text(markdown(name, grid.baseline, rows, failures, max(map(len, programs.values()), default=0)),
-                           encoding="utf-8")
+        partial.write_text(markdown(name, grid.baseline, rows, failures, len(programs)), encoding="utf-8")
 
 
 def markdown(name: str, baseline: str | None, rows: list[dict], failures: list[str], programs: int) -> str:

@@ -65,7 +65,9 @@ def read_series(folder: str | Path, series: str | None = None, modality: str | N
         fill(list(pairs))
     padding = np.isnan(array)
     if padding.any():
-        array[padding] = AIR if slices[0].tags["modality"] == "CT" else np.min(array, where=~padding, initial=0)
+        lowest = AIR if slices[0].tags["modality"] == "CT" else float(np.min(array, where=~padding, initial=0))
+        array[padding] = lowest
+        log.info("%s: %d voxels are padding, and become %g", folder, int(padding.sum()), lowest)
     down, along = slices[0].numbers("spacing", 2)    # distance between rows, and between columns
     return Volume(array, (float(along), float(down), step), tuple(slices[0].numbers("position", 3).tolist()),
                   tuple(axes.ravel().tolist()))

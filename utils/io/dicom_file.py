@@ -16,8 +16,16 @@ from pydicom.encaps import generate_frames
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels import pixel_array
-from pydicom.uid import (UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian,
-                         ImplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage, generate_uid)
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 BY_PYDICOM = (*UNCOMPRESSED, DeflatedExplicitVRLittleEndian, RLELossless)    # without packages of its own; GDCM others
@@ -100,7 +108,7 @@ def read_slices(path: Path) -> list[Slice]:
             syntax, own = _syntax(file), _texts({element.keyword: element for element in file})
             shared, frames = ([_flat(group) for group in file.get(name) or []] for name in GROUPS)
             whole = bool(own["rows"] and own["columns"] and int(own["rows"]) and int(own["columns"]))
-            if frames and len(frames) != int(own["frames"] or 1) or not whole and SLICES.fullmatch(own["class"]):
+            if (frames and len(frames) != int(own["frames"] or 1)) or (not whole and SLICES.fullmatch(own["class"])):
                 raise ValueError
             common = own | _there(_texts(shared[0] if shared else {}))
             tags = [common | _there(_texts(frame)) for frame in frames] or [common]
@@ -132,8 +140,6 @@ def fill(targets: list[tuple[Slice, np.ndarray]]) -> None:
                      _by_gdcm(file, image.frame))
         if array.shape != target.shape or array.dtype.kind not in "iu":
             raise ValueError(f"{image}: pixels of type {array.dtype} and shape {array.shape}; accepted: grey values")
-        unused = max(array.dtype.itemsize * 8 - stored_bits, 0)    # they may hold anything, such as an overlay
-        array = (array << unused) >> unused
         slope, intercept = (image.numbers(name, 1)[0] if image.tags[name] else default
                             for name, default in (("slope", 1.0), ("intercept", 0.0)))
         with np.errstate(over="ignore"):
@@ -142,7 +148,8 @@ def fill(targets: list[tuple[Slice, np.ndarray]]) -> None:
             raise ValueError(f"{image}: pixels are NaN, infinite or beyond float32; accepted: finite values")
         if image.tags["padding"]:
             found = [image.numbers(name, 1, 2**32)[0] for name in ("padding", "padding end") if image.tags[name]]
-            # Written signed for unsigned pixels, or the other way round, they are the same bits.
+            # Written signed for unsigned pixels, or the other way round, or with more bits, they are the same bits.
+            unused = max(array.dtype.itemsize * 8 - stored_bits, 0)
             ends = (np.array(found).astype(np.int64).astype(array.dtype) << unused) >> unused
             target[(array >= ends.min()) & (array <= ends.max())] = np.nan
 

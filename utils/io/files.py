@@ -2,6 +2,7 @@
 import hashlib
 import os
 import re
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("algorithms", "models", "op", "physics", "utils/cli", "utils/io", "utils/run")     # that a run uses
 SOURCES = (".py", ".cpp", ".cu", ".h")
 ENDINGS = re.compile(r"\.(nii|nii\.gz|npy|mha|mhd|nrrd|nhdr|tiff?|ya?ml)$", re.IGNORECASE)
+KINDS = ((stat.S_ISFIFO, "named pipe"), (stat.S_ISCHR, "device"), (stat.S_ISBLK, "device"), (stat.S_ISSOCK, "socket"))
 
 
 def plain_name(path: str | Path) -> str:
@@ -21,6 +23,17 @@ def plain_name(path: str | Path) -> str:
     stem = name if os.path.isdir(path) else ENDINGS.sub("", name)
     stem = stem.lstrip(".") or name.strip(".") or "unnamed"
     return "".join(letter if letter.isprintable() else "_" for letter in stem)
+
+
+def check_file(path: Path, folder: bool = False) -> None:
+    """Raise FileNotFoundError, or ValueError for what is no file (or ``folder``): a pipe would be waited for."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file" + " or folder" * folder)
+    if path.is_file() or (folder and path.is_dir()):
+        return
+    mode = path.stat().st_mode
+    kind = next((name for test, name in KINDS if test(mode)), "folder")
+    raise ValueError(f"{path}: a {kind}; accepted: a file" + " or a folder" * folder)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """MetaImage and NRRD stacks (and PNG), read by SimpleITK, with a look at what its readers pass over in silence."""
 import os
 import zlib
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def read_image(path: Path) -> np.ndarray:
     reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
     try:
+        data = None if image_io == "PNGImageIO" else _find_data(path, image_io == "MetaImageIO")
         reader.ReadImageInformation()
         size, pixel = reader.GetSize(), reader.GetPixelID()
         if pixel not in SCALARS:
@@ -46,8 +48,9 @@ def read_image(path: Path) -> np.ndarray:
                              "real numbers, one a pixel")
         if len(size) not in (2, 3) or 0 in size:
             raise ValueError(f"{path}: an array of shape {size[::-1]}; accepted: views x v x u, or v x u for one view")
-        raw = image_io != "PNGImageIO" and _check_data(path, image_io == "MetaImageIO", prod(size) * SCALARS[pixel])
-        return _pixels(reader, VIEWS if raw and len(size) == 3 else None)
+        if data:
+            _check_data(path, data, prod(size) * SCALARS[pixel])
+        return _pixels(reader, VIEWS if data and data.raw and len(size) == 3 else None)
     except RuntimeError as error:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
         raise ValueError(f"{path}: cannot be read, incomplete or damaged ({reason})") from None
@@ -68,13 +71,19 @@ def _pixels(reader: sitk.ImageFileReader, step: int | None) -> np.ndarray:
     return array
 
 
-def _check_data(path: Path, meta: bool, needed: int) -> bool:
-    """Look at the stored data of a MetaImage (``meta``) or NRRD file for what the readers pass over.
+@dataclass(frozen=True)
+class _Data:
+    """Where a header says that the pixels are: ``raw`` MetaImage, ``packed``, or neither; from a byte of a file on."""
+    meta: bool
+    raw: bool
+    packed: bool
+    file: Path
+    begin: int
+    header: dict[str, str]
 
-    Where compressed data are short or damaged, or the length that MetaImage's header gives them is not theirs, the
-    rest of the image stays zero or undefined without an error. Raw data that are short give one, but for MetaImage
-    it speaks of a missing file. ``needed`` is the size of the pixels in bytes. True: parts of the data can be read.
-    """
+
+def _find_data(path: Path, meta: bool) -> _Data:
+    """Read the header of a MetaImage (``meta``) or NRRD file; its reader would wait for a pipe for data."""
     mark, last = ("=", "elementdatafile") if meta else (":", "")
     header, key = {}, None
     with open(path, "rb") as stream:
@@ -89,23 +98,33 @@ def _check_data(path: Path, meta: bool, needed: int) -> bool:
     else:
         source, packed = header.get("data file", header.get("datafile", "LOCAL")), "gz" in header.get("encoding", "")
         raw = False    # the reader notices when raw data, or numbers in text, are short
-    if (meta or packed) and (source.upper().startswith("LIST") or "%" in source):
+    several = source.upper().startswith("LIST") or "%" in source
+    if several and (meta or packed):
         raise ValueError(f"{path}: data in several files ({source}); accepted: in the file itself, or in one other")
-    if not (raw or packed):
-        return raw
-    file, begin = (path, begin) if source.upper() == "LOCAL" else (path.parent / source, 0)
-    if not file.is_file():
+    file, begin = (path, begin) if several or source.upper() == "LOCAL" else (path.parent / source, 0)
+    if source and not file.is_file():
         raise ValueError(f"{path}: its data file {source} is missing")
-    if raw:
-        found = file.stat().st_size - begin - max(int(header.get("headersize", 0)), 0)
+    return _Data(meta, raw, packed, file, begin, header)
+
+
+def _check_data(path: Path, data: _Data, needed: int) -> None:
+    """Look at the stored data for what the readers pass over; ``needed`` is the size of the pixels in bytes.
+
+    Where compressed data are short or damaged, or the length that MetaImage's header gives them is not theirs, the
+    rest of the image stays zero or undefined without an error. Raw data that are short give one, but for MetaImage
+    it speaks of a missing file.
+    """
+    if data.raw:
+        found = data.file.stat().st_size - data.begin - max(int(data.header.get("headersize", 0)), 0)
+    elif data.packed:
+        found, length = _inflated_size(data.file, data.begin)
+        if data.meta and data.header.get("compresseddatasize") != str(length):
+            raise ValueError(f"{path}: CompressedDataSize {data.header.get('compresseddatasize', 'missing')} for "
+                             f"{length} bytes of compressed data; accepted: their number")
     else:
-        found, length = _inflated_size(file, begin)
-        if meta and header.get("compresseddatasize") != str(length):
-            raise ValueError(f"{path}: CompressedDataSize {header.get('compresseddatasize', 'missing')} for {length} "
-                             "bytes of compressed data; accepted: their number")
+        return
     if found < needed:
         raise ValueError(f"{path}: {needed - found} bytes short of the {needed} of its pixels")
-    return raw
 
 
 def _inflated_size(file: Path, begin: int) -> tuple[int, int]:

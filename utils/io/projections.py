@@ -1,6 +1,5 @@
 """Measured cone-beam projections: read them, and turn what was measured into line integrals."""
 import re
-import stat
 import tokenize
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -12,6 +11,7 @@ import numpy as np
 from physics.bad_pixels import find_bad_pixels, repair
 from physics.beer_lambert import check_finite, line_integrals
 from physics.plausible import check_line_integrals, truncation
+from utils.io.files import check_file
 from utils.io.itk_image import READERS, read_image
 from utils.io.nifti import read_nifti_array
 from utils.io.tiff import SUFFIXES as TIFF
@@ -19,7 +19,6 @@ from utils.io.tiff import read_tiffs
 
 STACKS = (".npy", ".mha", ".mhd", ".nrrd", ".nhdr", ".nii", ".nii.gz", *TIFF)
 ACCEPTED = f"{', '.join(STACKS)}, or a folder with a TIFF a view"
-KINDS = ((stat.S_ISFIFO, "named pipe"), (stat.S_ISCHR, "device"), (stat.S_ISBLK, "device"), (stat.S_ISSOCK, "socket"))
 # Numbers in names: a minus behind a letter (view-1) is a hyphen, unless some names (angle-1, angle1) have none.
 NUMBERS = [re.compile(rf"((?:(?<![{before}])-)?[0-9]+(?:[.,][0-9]+)?)") for before in ("0-9a-z", "0-9")]
 MOST_BAD = 0.05    # of the detector's pixels
@@ -71,15 +70,16 @@ def read_line_integrals(path: str | Path, shape: tuple[int, int, int], flat: str
                          f"{' x '.join(map(str, shape))}")
     named = None if bad_pixels is None else read_bad_pixels(bad_pixels, p.shape[1:])
     counted = flat is not None or i0 is not None
-    flat, dark = (None if file is None or not counted else read_projections(file) for file in (flat, dark))
+    open_beam, no_beam = (None if file is None or not counted else read_projections(file) for file in (flat, dark))
     try:
-        bad = find_bad_pixels(p, flat, dark, i0)
+        bad = find_bad_pixels(p, open_beam, no_beam, i0)
         bad = bad if named is None else bad | named
         if bad.mean() > MOST_BAD:
-            line_integrals(p, flat, dark, i0) if counted else None
+            if counted:
+                line_integrals(p, open_beam, no_beam, i0)    # says more, where flat and dark are swapped
             raise ValueError(f"{int(bad.sum())} of {bad.size} pixels are dead, stuck or hot; accepted: up to "
                              f"{MOST_BAD:.0%}, which are interpolated")
-        replaced = line_integrals(p, flat, dark, i0, bad, out=p)[1] if counted else 0
+        replaced = line_integrals(p, open_beam, no_beam, i0, bad, out=p)[1] if counted else 0
         repair(p, bad)
         warnings = check_line_integrals(p) + truncation(p)
     except ValueError as error:
@@ -154,25 +154,12 @@ def read_projections(path: str | Path, images: tuple[str, ...] = ()) -> np.ndarr
         raise ValueError(f"{path}: file type {path.suffix or 'without a suffix'}; accepted: {ACCEPTED}")
     if suffix in TIFF:
         return read_tiffs([path])
-    if suffix in READERS:
-        array = read_image(path)
-    else:
-        array = _read_npy(path) if suffix == ".npy" else read_nifti_array(path)
+    read = _read_npy if suffix == ".npy" else read_image if suffix in READERS else read_nifti_array
+    array = read(path)
     array = array.reshape((-1, *array.shape[-2:]))
     for k, view in enumerate(array):
         check_finite(f"{path}: view {k}", view)
     return array
-
-
-def check_file(path: Path, folder: bool = False) -> None:
-    """Raise FileNotFoundError or ValueError for what is no file (or ``folder``): a pipe would be waited for."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file" + " or folder" * folder)
-    if path.is_file() or folder and path.is_dir():
-        return
-    mode = path.stat().st_mode
-    kind = next((name for test, name in KINDS if test(mode)), "folder")
-    raise ValueError(f"{path}: a {kind}; accepted: a file" + " or a folder" * folder)
 
 
 def _read_npy(path: Path) -> np.ndarray:
@@ -188,8 +175,6 @@ def _read_npy(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: an array of shape {stored.shape}; accepted: views x v x u, or v x u for one view")
     with np.errstate(over="ignore"):
         return np.array(stored, np.float32, order="C")
-
-
 
 
 def _files_of_views(folder: Path) -> list[Path]:

@@ -4,11 +4,10 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from utils.io.yaml_file import key_name, short
 
-T = TypeVar("T")
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -19,7 +18,7 @@ class Check:
     test: Callable[[Any], bool]
 
 
-def read(kind: type[T], tree: Any, path: str = "") -> T:
+def read(kind: Any, tree: Any, path: str = "") -> Any:
     """The tree as a ``kind``: a dataclass, whose fields with a default may be left out, or what its fields may be.
 
     These are bool, int, float (finite), str, None, list[X], tuple[X, ...], dict[str, X], Literal, unions, dataclasses,
@@ -34,7 +33,7 @@ def read(kind: type[T], tree: Any, path: str = "") -> T:
         ValueError: In one line: the key's path, what was found, what is accepted.
     """
     inner = get_args(kind)
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         known = {field.name: field.default is field.default_factory is MISSING for field in fields(kind)}
         check_keys(tree, known, [name for name, needed in known.items() if needed], path)
         hints = get_type_hints(kind, include_extras=True)

@@ -1,6 +1,8 @@
 """TIFF and BigTIFF stacks, read by tifffile, with a look at what it passes over in silence."""
 import logging
 import re
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -13,6 +15,8 @@ from physics.beer_lambert import check_finite
 
 SUFFIXES = (".tif", ".tiff")
 LARGEST_RATIO = 5000    # decoded to stored bytes; deflate reaches 1032, LZW 2730
+BROKEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, AssertionError,
+          ImportError, EOFError, struct.error, zlib.error)    # what tifffile and its codecs raise for damaged data
 PAGE = {"photometric": ("colour type", (0, 1), "0 or 1 (grey)"),
         "samplesperpixel": ("number of values a pixel", (1,), "1"),
         "subfiletype": ("subfile type", (0, 2), "0 or 2 (a full image)")}
@@ -34,10 +38,10 @@ def read_tiffs(files: list[Path], single: bool = False) -> np.ndarray:
     Raises:
         ValueError: in one line that names the file, for anything else.
     """
-    array, count, first = None, 0, None
+    array, count, first = np.empty(0, np.float32), 0, ""
     for file in files:
         with _pages(file, single) as pages:
-            if array is None:
+            if not first:
                 first = _name(pages[0])
                 array = np.empty((len(files) if single else len(pages), *pages[0].shape), np.float32)
             for k, page in enumerate(pages):
@@ -52,7 +56,7 @@ def read_tiffs(files: list[Path], single: bool = False) -> np.ndarray:
 
 
 def _name(page: tifffile.TiffPage) -> str:
-    return f"{' x '.join(map(str, page.shape))} pixels of {page.dtype.name}"
+    return f"{' x '.join(map(str, page.shape))} pixels of {np.dtype(page.dtype).name}"
 
 
 @contextmanager
@@ -65,7 +69,8 @@ def _pages(path: Path, single: bool) -> Iterator[list[tifffile.TiffPage]]:
     said = _Said()
     try:
         with said, tifffile.TiffFile(path) as file:
-            pages, places = [], set()
+            pages: list[tifffile.TiffPage] = []
+            places: set[int] = set()
             while page := file.pages.get(len(pages), False):
                 if page.offset in places:
                     raise ValueError(f"{path}: damaged TIFF, its list of pages runs in a circle")
@@ -77,9 +82,7 @@ def _pages(path: Path, single: bool) -> Iterator[list[tifffile.TiffPage]]:
                 _check_page(f"{path}: page {k}", page, path.stat().st_size)
             _check_pages(path, pages, single)
             yield pages
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:    # damaged data make tifffile and the codecs raise errors of any kind
+    except BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(reason if reason.startswith(f"{path}: ") else
                          f"{path}: not a TIFF file, incomplete or damaged ({reason[:200]})") from None
@@ -110,7 +113,7 @@ def _check_page(name: str, page: tifffile.TiffPage, length: int) -> None:
 def _check_pages(path: Path, pages: list[tifffile.TiffPage], single: bool) -> None:
     images = re.match("ImageJ=.*?^images=([0-9]+)", pages[0].description, re.DOTALL | re.MULTILINE)
     listed, kinds = int(images[1]) if images else len(pages), {int(page.subfiletype or 0) for page in pages}
-    if single and len(pages) > 1 or len(kinds) > 1 or listed != len(pages):
+    if (single and len(pages) > 1) or len(kinds) > 1 or listed != len(pages):
         raise ValueError(f"{path}: {len(pages)} pages" + f", of {listed} images by its description" * bool(images)
                          + " of more than one subfile type" * (len(kinds) > 1) + "; accepted: "
                          + ("one page in a file of a folder" if single else

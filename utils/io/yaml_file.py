@@ -1,6 +1,7 @@
 """YAML files, without what YAML passes over in silence or can be made to blow up with."""
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -59,7 +60,7 @@ for _kind, _pattern in (("int", WHOLE), ("float", REAL)):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
 
 
-def parse_yaml(text: str):
+def parse_yaml(text: str) -> Any:
     """The tree that a YAML text stands for.
 
     Raises:
@@ -89,7 +90,7 @@ def parse_yaml(text: str):
         raise ValueError(f"not a YAML file ({_line(str(error))})") from None
 
 
-def read_yaml(path: str | Path):
+def read_yaml(path: str | Path) -> Any:
     """`parse_yaml` of a file; its ValueError names the file. OSError when the file cannot be read."""
     with open(path, encoding="utf-8") as stream:
         try:
@@ -100,34 +101,18 @@ def read_yaml(path: str | Path):
             raise ValueError(f"{path}: {error}") from None
 
 
-def yaml_text(tree, **layout) -> str:
+def yaml_text(tree: Any, **layout: Any) -> str:
     """The text that `parse_yaml` reads back to an equal tree; ``layout`` is for `yaml.dump`."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, **layout)
 
 
-def read_args(path: str | Path) -> dict:
-    """What a run wrote into its args.yaml: the flags by name, and the sections ``digests``, ``versions``, ``machine``.
-
-    Raises:
-        ValueError: In one line that names the file, where it is no such record.
-        OSError: When the file cannot be read.
-    """
-    tree = read_yaml(path)
-    sections = ("digests", "versions", "machine")
-    if not (isinstance(tree, dict) and {"method", "digests"} <= tree.keys() and all(isinstance(k, str) for k in tree)
-            and all(isinstance(value, dict) if key in sections else not isinstance(value, dict)
-                    for key, value in tree.items())):
-        raise ValueError(f"{path}: not the args.yaml of a run; accepted: a file that a run of this program wrote")
-    return tree
-
-
-def short(value) -> str:
+def short(value: Any) -> str:
     """One line that shows a value, or its beginning."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def key_name(key) -> str:
+def key_name(key: Any) -> str:
     """One line that names a key: a text without quotes, or what stands for one."""
     return short(key)[1:-1] if isinstance(key, str) else short(key)
 
@@ -137,7 +122,7 @@ def _line(text: str) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _count(node, known: dict) -> int:
+def _count(node: yaml.Node, known: dict) -> int:
     """How many values a node has with its aliases written out; each node is counted once."""
     if id(node) in known:
         if known[id(node)] is None:

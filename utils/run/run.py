@@ -11,12 +11,12 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-import yaml
 
 from utils.io.files import complete_file
 from utils.io.intensity import scale_from_unit
 from utils.io.nifti import write_volume
 from utils.io.volume import Volume
+from utils.io.yaml_file import yaml_text
 from utils.run.device import peak_memory
 from utils.run.figure import save_panel
 from utils.run.folder import data_name, is_complete, new_folder, owned, parent_folder, task_label
@@ -64,14 +64,15 @@ class Run:
         self.progress: Progress | None = None
         self.begun, self.date = time.perf_counter(), datetime.now()
 
-        self.settings = record(options, device)
+        low, high = map(float, window)
+        self.settings = record(options, device) | {"intensities": {"low": low, "high": high}}
         self.folder: Path = options.resume or new_folder(parent_folder(options, modality))
         with ExitStack() as held:
             held.enter_context(owned(self.folder))
             if is_complete(self.folder):
                 raise ValueError(f"{self.folder}: that run is complete")
             if not options.resume:
-                self.save_text("args.yaml", yaml.safe_dump(self.settings, sort_keys=False))
+                self.save_text("args.yaml", yaml_text(self.settings))
             self.state = StateFile(self.folder / "state.pt", (self.folder / "args.yaml").read_text(encoding="utf-8"))
             self.state.read()       # what is wrong with it is found before the measurement is made
             self.held = held.pop_all()

@@ -7,12 +7,13 @@ import numpy as np
 from models.window import CT_WINDOW
 from physics.geometry import ConeGeometry
 from physics.plausible import plausibility
-from physics.views import lact_views, svct_views
+from physics.views import lact_views, svct_views, view_angles
 from utils.cli.messages import input_errors
 from utils.io.geometry_file import read_geometry
 from utils.io.projections import read_line_integrals
-from utils.io.read import read_unit_ct
-from utils.io.volume import Volume, empty_volume
+from utils.io.intensity import beyond_window, mr_window
+from utils.io.read import read_unit_ct, read_volume
+from utils.io.volume import Volume, empty_volume, slice_axis
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +30,41 @@ def read_scan(options: Any) -> tuple[ConeGeometry, Volume, np.ndarray | None]:
     return _measured(options) if options.projections else _simulated(options)
 
 
+def read_mr(options: Any) -> tuple[Volume, tuple[float, float]]:
+    """The wanted slices of an MR volume, stacked along z, as many as make whole thick ones; and the intensities that
+    0 and 1 stand for.
+
+    Raises:
+        ValueError, OSError: a file that is not as described, or has too few slices.
+    """
+    volume = read_volume(options.data, series=options.series, modality="mr")
+    axis = slice_axis(volume, options.slice_axis)
+    log.info(f"{options.data}: thick slices along {'xyz'[axis]}, the file's {('first', 'second', 'third')[axis]} axis")
+    volume = volume.with_axis_first(axis)
+    window = mr_window(volume.array, options.window)
+    below, above, least, most = beyond_window(volume.array, *window)
+    log.info(f"{options.data}: intensities {window[0]:g} to {window[1]:g} are the prior's 0 and 1"
+             + f"; {below + above} voxels beyond, {least:g} to {most:g}, are kept" * bool(below + above))
+    with input_errors(f"--slice-begin {options.slice_begin} --slice-end {options.slice_end}"):
+        log.info(f"{options.data}: {volume.where(options.slice_begin, options.slice_end)}")
+        volume = volume.crop(options.slice_begin, options.slice_end)
+    depth = len(volume.array)
+    if depth < options.degree:
+        raise ValueError(f"--degree {options.degree}: more than the {depth} slices of {options.data}")
+    if depth % options.degree:
+        log.info(f"{depth} slices are not a multiple of {options.degree}: the last {depth % options.degree} are left out")
+    return volume.crop(0, depth - depth % options.degree), window
+
+
 def chosen_views(options: Any, scan: ConeGeometry) -> list[int]:
     """The views of the task; without a degree all."""
     if not options.degree:
         return list(range(scan.views))
     with input_errors(f"--degree {options.degree}"):
-        return (svct_views if options.task == "SVCT" else lact_views)(scan, options.degree)
+        chosen = (svct_views if options.task == "SVCT" else lact_views)(scan, options.degree)
+    angles = ", ".join(f"{angle:.4g}" for angle in np.rad2deg(view_angles(scan))[chosen])
+    log.debug(f"views at {angles} degrees")
+    return chosen
 
 
 def _simulated(options):
@@ -61,6 +91,12 @@ def _measured(options):
         if place.array.shape != scan.volume_shape:
             raise ValueError(f"{options.data}: {' x '.join(map(str, place.array.shape))} voxels (z, y, x) are no "
                              f"reference for the {' x '.join(map(str, scan.volume_shape))} of {options.geometry}")
+        if not np.allclose(place.spacing[::-1], scan.voxel_size, rtol=0.01):
+            raise ValueError(f"{options.data}: voxels of {' x '.join(f'{size:.4g}' for size in place.spacing[::-1])} mm "
+                             "(z, y, x) are no reference for the "
+                             f"{' x '.join(f'{size:.4g}' for size in scan.voxel_size)} of {options.geometry}")
+        if not np.allclose(np.reshape(place.direction, (3, 3)), np.eye(3), atol=0.01):
+            log.warning(f"{options.data}: an oblique reference; its axes are taken for those of {options.geometry}")
     place = place.crop(options.slice_begin, options.slice_end)
     found = read_line_integrals(options.projections, (scan.views, *scan.det_shape), options.flat, options.dark,
                                 options.i0, options.bad_pixels)

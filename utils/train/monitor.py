@@ -30,8 +30,8 @@ def denoising_errors(network: Callable, images: torch.Tensor, levels: Iterable[f
     Args:
         network: (x, sigma) -> the score.
         images: [n, 1, H, W], on its device.
-        levels: noise levels; the same noise is added at each, times sigma. x + sigma^2 s(x, sigma) is the denoised image
-            (Tweedie's formula).
+        levels: noise levels; the same noise is added at each, times sigma. x + sigma^2 s(x, sigma) is the denoised
+            image (Tweedie's formula).
         batch_size: images a network call.
     """
     eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(VALIDATION_SEED)).to(images)
@@ -45,12 +45,12 @@ def denoising_errors(network: Callable, images: torch.Tensor, levels: Iterable[f
     return errors
 
 
-def steadily(items: Sequence, label: str) -> Iterator:
-    """The items; meanwhile a progress bar on a terminal, and elsewhere a line every `LINE_EVERY` seconds."""
+def steadily(items: Sequence, label: str, quiet: bool = False) -> Iterator:
+    """The items; meanwhile, if not ``quiet``, a progress bar on a terminal, elsewhere a line every `LINE_EVERY` seconds."""
     said = time.monotonic()
-    for k, item in enumerate(tqdm(items, label, disable=None)):
+    for k, item in enumerate(tqdm(items, label, disable=quiet or None)):
         yield item
-        if not sys.stderr.isatty() and time.monotonic() - said >= LINE_EVERY:
+        if not (quiet or sys.stderr.isatty()) and time.monotonic() - said >= LINE_EVERY:
             said = time.monotonic()
             log.info(f"{label}: {k + 1} of {len(items)}")
 

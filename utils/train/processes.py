@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -37,8 +38,9 @@ class Processes:
             try:
                 dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
             except (ValueError, RuntimeError) as error:
-                raise ConnectionError(f"{self.count} processes can't be connected ({' '.join(str(error).split())[:200]}); "
-                                      "accepted: started by torchrun") from None
+                reason = " ".join(str(error).split())[:200]
+                raise ConnectionError(f"{self.count} processes can't be connected ({reason}); accepted: started by "
+                                      "torchrun") from None
         yield
         if self.count > 1:    # not after an error: the others may be waiting, and torchrun ends them
             dist.destroy_process_group()
@@ -70,7 +72,8 @@ def ahead(function: Callable, items: Iterable) -> Iterator:
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """Collect SIGINT (Ctrl-C) and SIGTERM in the list that this gives; a second one is as it was before."""
-    received, before = [], {}
+    received: list[int] = []
+    before: dict[int, Any] = {}
 
     def receive(number, frame):
         received.append(number)
@@ -81,5 +84,5 @@ def stop_signals() -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for changed, handler in before.items():
+            signal.signal(changed, handler)

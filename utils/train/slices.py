@@ -1,5 +1,6 @@
 """Training data: random 2D slices of volumes, as the priors see them, and their cache on disk."""
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -10,14 +11,15 @@ import torch.nn.functional as F
 from models.window import CT_WINDOW
 from utils import phantoms as phantom
 from utils.io.files import complete_file
-from utils.io.intensity import scale_to_unit
+from utils.io.intensity import PERCENTILES, check_ct, mr_window, scale_to_unit
 from utils.io.nifti import SUFFIXES
 from utils.io.read import read_volume
 from utils.io.volume import Volume
 
+log = logging.getLogger(__name__)
+
 EMPTY = 0.03    # standard deviation below which an MR image counts as empty
-VERSION = 1     # of the cached slices; to be raised when the values below, or the phantoms, change
-MR_PERCENTILE = 99.9
+VERSION = 2     # of the cached slices; to be raised when the values below, windows or the phantoms, change
 
 
 class NoContrast(ValueError):
@@ -61,24 +63,25 @@ def ct_slices(volume: Volume) -> torch.Tensor:
 
 
 def mr_slices(volume: Volume) -> torch.Tensor:
-    """Slices that contain z, [H, W, D]: one for every y, scaled to [0, 1] by the minimum and the 99.9th percentile.
-
-    A few bright voxels, of vessels or artefacts, would otherwise leave the tissue dark.
+    """Slices that contain z, [H, W, D]: one for every y, the window `mr_window` scaled to [0, 1].
 
     Raises:
-        NoContrast: these are the same.
+        NoContrast: hardly any voxel differs from the smallest.
     """
-    low, high = float(volume.array.min()), float(np.percentile(volume.array, MR_PERCENTILE))
-    if not low < high:
-        raise NoContrast(f"all voxels have one value, {low:g}, up to the {MR_PERCENTILE}th percentile; the largest is "
-                         f"{volume.array.max():g}")
-    unit = scale_to_unit(volume.array, low, high)
+    least, most = float(volume.array.min()), float(volume.array.max())
+    if not least < np.percentile(volume.array, PERCENTILES[1]):
+        raise NoContrast(f"all voxels have one value, {least:g}, up to the {PERCENTILES[1]}th percentile; the largest "
+                         f"is {most:g}")
+    unit = scale_to_unit(volume.array, *mr_window(volume.array))
     return torch.from_numpy(np.ascontiguousarray(unit.transpose(1, 2, 0)))
 
 
 class CachedSlices:
-    """Slices [n, h, w] of a file in the cache, float16. ``slices[i]`` reads one; between two reads no file is open,
-    so that there may be more volumes than a process may open files."""
+    """Slices [n, h, w] of a file in the cache, float16.
+
+    ``slices[i]`` reads one; between two reads no file is open, so that there may be more volumes than a process may
+    open files.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -88,7 +91,8 @@ class CachedSlices:
             raise ValueError(f"{path}: not a file of slices ({error}); delete it, and it is made again") from None
         self.shape = array.shape
         if array.ndim != 3 or not array.size or array.dtype != np.float16:
-            raise ValueError(f"{path}: {array.dtype} of shape {array.shape}, no slices; delete it, and it is made again")
+            raise ValueError(f"{path}: {array.dtype} of shape {array.shape}, no slices; delete it, and it is made "
+                             "again")
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -108,25 +112,28 @@ def check_apart(training: dict[Path, CachedSlices], validation: dict[Path, Cache
     for path, stack in validation.items():
         for other in known.get(middle(stack), ()):
             if all(np.array_equal(stack[k], training[other][k]) for k in range(len(stack))):
-                raise ValueError(f"{path}: the same content as {other}; accepted: every volume once, for training or for "
-                                 "validation")
+                raise ValueError(f"{path}: the same content as {other}; accepted: every volume once, for training or "
+                                 "for validation")
 
 
 def volume_slices(path: Path, modality: str, cache: Path) -> CachedSlices:
-    """The slices ("ct": `ct_slices` of the axes LPI, "mr": `mr_slices`) of a NIfTI file, read from it the first time.
+    """The slices ("ct": `ct_slices` of the axes LPS, "mr": `mr_slices`) of a NIfTI file, read from it the first time.
 
-    The cache knows the file by its path, size and time of change.
+    The cache knows the file by its path, size and time of change. What speaks against HU in a CT is said when it is
+    read.
 
     Raises:
         NoContrast: all slices would have one value, by the file's name.
         ValueError, OSError: the file can't be read or used, by its name.
     """
     def make() -> torch.Tensor:
-        volume = read_volume(path, "LPI" if modality == "ct" else None)
+        volume = read_volume(path, "LPS" if modality == "ct" else None)
         try:
+            if modality == "ct" and (doubt := check_ct(volume.array)):
+                log.warning("%s: %s", path, doubt)
             return ct_slices(volume) if modality == "ct" else mr_slices(volume)
-        except NoContrast as error:
-            raise NoContrast(f"{path}: {error}") from None
+        except ValueError as error:
+            raise type(error)(f"{path}: {error}") from None
 
     stat = path.stat()
     key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)

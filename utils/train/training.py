@@ -89,7 +89,7 @@ class Training:
     """Network, averaged weights, optimizer and gradient scaler of a run, and their files.
 
     Args:
-        network: on its device; it has ``loss_weight(sigma)`` [B] for sigma [B], and is called with x [B, 1, H, W], sigma.
+        network: on its device; called with x [B, 1, H, W] and sigma [B], and has ``loss_weight(sigma)`` [B].
         folder: where checkpoint.pth and prior.pth are.
         ema_rate: of the averaged weights.
         precision: a key of `utils.train.precision.PRECISIONS`.
@@ -98,7 +98,7 @@ class Training:
         run: settings by name, that must stay as they are for a resumed run to be the uninterrupted one.
     """
 
-    def __init__(self, network: torch.nn.Module, folder: Path, ema_rate: float, precision: str, processes: Processes,
+    def __init__(self, network: Any, folder: Path, ema_rate: float, precision: str, processes: Processes,
                  prior: dict, run: dict):
         self.network, self.folder, self.precision, self.processes = network, folder, precision, processes
         self.prior, self.run, self.step = prior, run, 0
@@ -118,15 +118,18 @@ class Training:
         check_same_run(path, state.get("run"), self.run)
         for name in ("ema", "optimizer", "scaler", "step"):
             if name not in state:
-                raise ValueError(f"{path}: cannot be continued, it has no {name}; accepted: a checkpoint as this program "
-                                 "writes it")
+                raise ValueError(f"{path}: cannot be continued, it has no {name}; accepted: a checkpoint as this "
+                                 "program writes it")
         try:
             self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-            self.step = range(2**63)[state["step"]]
+            self.step = int(state["step"])
+            if self.step < 0:
+                raise ValueError(f"step {self.step}")
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: cannot be continued, it is damaged ({' '.join(str(error).split())[:120]})") from None
+            reason = " ".join(str(error).split())[:120]
+            raise ValueError(f"{path}: cannot be continued, it is damaged ({reason})") from None
 
     def update(self, x0: torch.Tensor, eps: torch.Tensor, sigma: torch.Tensor, rate: float, stop: bool = False,
                ) -> tuple[float, bool]:
@@ -148,12 +151,13 @@ class Training:
         self.scaler.scale(loss).backward()
         # One message for the gradients, the loss and whether to stop: all processes go the same way.
         loss, asked = loss.detach(), torch.tensor(float(stop), device=x0.device)
-        self.processes.average([*(parameter.grad for parameter in self.parameters), loss, asked])
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        self.processes.average([*gradients, loss, asked])
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(norm)):
-            raise Diverged(f"the loss of step {self.step + 1} or its gradient is not finite; stopped, {self.folder} holds "
-                           "what was saved before; a lower learning rate, or precision float32, may help")
+            raise Diverged(f"the loss of step {self.step + 1} or its gradient is not finite; stopped, {self.folder} "
+                           "holds what was saved before; a lower learning rate, or precision float32, may help")
         self.scaler.step(self.optimizer)     # with fp16, a step whose gradient overflowed changes nothing
         self.scaler.update()
         self.ema.update(self.network)
@@ -178,8 +182,8 @@ def check_same_run(path: Path, saved: Any, run: dict) -> None:
         ValueError: the first setting that is another, by its name in ``run``; or no settings.
     """
     if not isinstance(saved, dict):
-        raise ValueError(f"{path}: cannot be continued, it is not a checkpoint of this program's training; accepted: as "
-                         "weights that another training starts from")
+        raise ValueError(f"{path}: cannot be continued, it is not a checkpoint of this program's training; accepted: "
+                         "as weights that another training starts from")
     for name, value in run.items():
         if saved.get(name) != value:
             raise ValueError(f"{name} {value}: {path} was made with {saved.get(name)}; accepted, to go on: the same")

@@ -33,7 +33,8 @@ def everything(output):
 @pytest.mark.parametrize("state", ["running", "failed", "done"])
 @pytest.mark.parametrize("folder", [
     "../precious", "../precious/chest-{key}", "runs/../../precious/chest-{key}", "{output}/../precious",
-    "{output}/runs/chest-{key}", ".", "", "..", "records/..", "runs", "runs/", "runs/.", "runs/..", "runs/mine", "records",
+    "{output}/runs/chest-{key}", ".", "", "..", "records/..", "runs", "runs/", "runs/.", "runs/..", "runs/mine",
+    "records",
     "runs/chest-{key}/..", "runs/chest-{key}/", "runs//chest-{key}", "./runs/chest-{key}", "runs/a/../chest-{key}",
     "other/chest-{key}", "runs/chest-{other}", "runs/chest-{key}\n", "runs\\chest-{key}", "~", "/", "runs/-{key}x"])
 def test_a_record_that_names_another_folder_is_refused_and_nothing_removed(output, folder, state):

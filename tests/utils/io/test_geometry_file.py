@@ -76,7 +76,7 @@ def test_vectors_in_a_file(tmp_path, suffix):
     ("src_dist", "{det_shape: [3, 4], angles: [0], det_dist: 5, det_spacing: [1, 1]}", "missing"),
     ("det_shape", "det_shape: [3, yes]", "found .3, True."),
     ("det_shape", "det_shape: 3 x 4", "expected 2 positive whole numbers .v, u., found '3 x 4'"),
-    *[(key, "{det_shape: [3, 4], %s: %s}" % (key, text), f"found '{text}'") for key, text in (
+    *[(key, f"{{det_shape: [3, 4], {key}: {text}}}", f"found '{text}'") for key, text in (
         ("src_dist", "0x64"), ("src_dist", "0b111"), ("src_dist", "7:00"), ("src_dist", "1_000"), ("mu_water", "0o7"))],
     ("mu_water", "{det_shape: [3, 4], mu_water: 2000-01-01}", "found .2000-01-01"),
     ("volume_shape", "{det_shape: [3, 4], volume_shape: {a: 1}}", "found"),

@@ -6,10 +6,19 @@ import pytest
 import torch
 
 import utils.train.slices
-from utils.train.slices import SliceSampler, ct_slices, find_volumes, mr_slices, phantom_slices, volume_slices
+from utils.io.intensity import mr_window
 from utils.io.nifti import write_volume
 from utils.io.read import read_volume
 from utils.io.volume import Volume
+from utils.train.slices import (
+    SliceSampler,
+    check_apart,
+    ct_slices,
+    find_volumes,
+    mr_slices,
+    phantom_slices,
+    volume_slices,
+)
 
 
 def test_ct_slices_are_axial_and_windowed():
@@ -23,7 +32,8 @@ def test_mr_slices_contain_z_one_for_every_y():
     array = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
     slices = mr_slices(Volume(array))
     assert slices.shape == (4, 5, 3)
-    assert torch.allclose(slices[2, 3] * np.percentile(array, 99.9), torch.from_numpy(array[:, 2, 3]))
+    low, high = mr_window(array)
+    assert torch.allclose(low + slices[2, 3] * (high - low), torch.from_numpy(array[:, 2, 3]))
 
 
 def test_bright_outliers_do_not_darken_the_tissue():
@@ -45,7 +55,7 @@ def test_batches_have_the_size_and_follow_the_seed(modality):
     stacks = [torch.rand(6, 30, 70), torch.rand(4, 9, 100)]
     sampler = SliceSampler([stacks, []], 24, modality)
     first = sampler.batch(5, np.random.default_rng(1))
-    assert first.shape == (5, 1, 24, 24) and 0 <= first.min() and first.max() <= 1
+    assert first.shape == (5, 1, 24, 24) and first.min() >= 0 and first.max() <= 1
     assert torch.equal(first, sampler.batch(5, np.random.default_rng(1)))
     assert not torch.equal(first, sampler.batch(5, np.random.default_rng(2)))
 
@@ -74,14 +84,15 @@ def scan(tmp_path):
 def reads(monkeypatch):
     """The volumes that were read."""
     paths = []
-    monkeypatch.setattr(utils.train.slices, "read_volume", lambda path, *a: (paths.append(path), read_volume(path, *a))[1])
+    monkeypatch.setattr(utils.train.slices, "read_volume",
+                        lambda path, *a: (paths.append(path), read_volume(path, *a))[1])
     return paths
 
 
 @pytest.mark.parametrize("modality", ["ct", "mr"])
 def test_cached_slices_are_those_of_the_volume(scan, reads, modality, tmp_path):
     made = [volume_slices(scan, modality, tmp_path / "cache") for _ in range(2)]
-    expected = (ct_slices(read_volume(scan, "LPI")) if modality == "ct" else mr_slices(read_volume(scan))).half()
+    expected = (ct_slices(read_volume(scan, "LPS")) if modality == "ct" else mr_slices(read_volume(scan))).half()
     assert len(reads) == 1 and len(made[1]) == len(expected) and made[1][0].dtype == np.float16
     for i, image in enumerate(expected):
         assert np.array_equal(made[1][i], image)
@@ -128,9 +139,32 @@ def test_a_damaged_cache_file_and_a_flat_volume_are_named(scan, tmp_path):
         volume_slices(scan, "mr", tmp_path / "cache")
 
 
+@pytest.mark.parametrize("content", [np.zeros(7, np.float16), np.zeros((0, 3, 3), np.float16), np.zeros((2, 3, 3)),
+                                     None])
+def test_a_cache_file_without_slices_is_named(scan, tmp_path, content):
+    path = volume_slices(scan, "ct", tmp_path / "cache").path
+    path.write_bytes(b"")
+    if content is not None:
+        np.save(path, content)
+    with pytest.raises(ValueError, match=f"{path.name}: .*slices.*; delete it, and it is made again"):
+        volume_slices(scan, "ct", tmp_path / "cache")
+
+
+def test_volumes_with_the_same_slices_are_found_whatever_their_names(scan, tmp_path):
+    stacks = {}
+    for name, shift in (("a", 0), ("b", 0), ("c", 1)):
+        array = read_volume(scan).array.copy()
+        array[0, 0, 0] += 100 * shift      # not in the slice that is looked at first
+        write_volume(tmp_path / f"{name}.nii.gz", Volume(array))
+        stacks[name] = volume_slices(tmp_path / f"{name}.nii.gz", "ct", tmp_path / "cache")
+    check_apart({"a": stacks["a"]}, {"c": stacks["c"]})
+    with pytest.raises(ValueError, match="b: the same content as a; accepted: every volume once"):
+        check_apart({"c": stacks["c"], "a": stacks["a"]}, {"b": stacks["b"]})
+
+
 def test_folders_give_their_volumes_in_order(scan, tmp_path):
     folder, single = scan.parent, tmp_path / "one.nii"
-    for name in ("b.nii", "a.NII.GZ", "notes.txt"):
+    for name in ("b.nii", "a.NII.GZ", "notes.txt", "._a.nii.gz"):
         (folder / name).touch()
     assert find_volumes([single, folder]) == [single, folder / "a.NII.GZ", folder / "b.nii", scan]
     for paths, reason in [([tmp_path / "cache"], "not a NIfTI file"), ([tmp_path], "holds not a NIfTI file"),
