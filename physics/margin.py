@@ -2,7 +2,8 @@
 
 FDK takes rows that end inside the object for rows of an object that ends there, and solvers put whatever the rays
 meet outside the volume into it. The remedies: rows are extended by the circle that fits their ends, and solvers work on
-a larger grid, from which what lies outside the volume is projected and subtracted.
+a larger grid, from which what lies outside the volume is projected and subtracted. For detectors whose rows lie across
+the axis; one on its side is to be turned before (`ConeGeometry.turned`).
 """
 import numpy as np
 import torch
@@ -124,7 +125,8 @@ def with_margin(y: torch.Tensor, geometry: ConeGeometry) -> tuple[ConeGeometry, 
                          for before, count in zip(more[:, 0].tolist(), geometry.volume_shape))
 
 
-def without_outside(y, operator: ConeBeam, x, target) -> torch.Tensor:
+def without_outside(y: torch.Tensor, operator: ConeBeam, x: torch.Tensor,
+                    target: tuple[slice, slice, slice]) -> torch.Tensor:
     """Line integrals of the volume alone: y less the projections of what lies outside it.
 
     Args:
