@@ -29,7 +29,7 @@ def reconstruct(args) -> None:
     from models.slice_score import SliceScore
     from models.ncsnpp import NCSNpp
     from physics.backends import cone_beam_operator
-    from physics.fdk import fdk
+    from physics.fdk import check_fdk, fdk
     from physics.noise import add_noise, poisson_weights, snr_db
     from physics.sirt import sirt
     from physics.views import lact_views, svct_views
@@ -51,9 +51,10 @@ def reconstruct(args) -> None:
             choose = svct_views if args.task == "SVCT" else lact_views
             views = choose(scan, args.degree) if args.degree else list(range(scan.views))
         scan_in_voxels, depth = scan.in_voxels(), len(place.array)
-        with input_errors(f"--geometry {args.geometry}"):
+        with input_errors(f"--geometry {args.geometry}, --projector {args.projector}"):
             full = cone_beam_operator(scan_in_voxels, args.projector)
             few = cone_beam_operator(scan_in_voxels.select(views), args.projector)
+            doubt = check_fdk(scan)
             operator, window = few.crop()       # to where the volume's shadow falls
             if depth < scan.volume_shape[0]:    # slices of a measured volume
                 slab = scan_in_voxels.slab(args.slice_begin, args.slice_end)
@@ -70,6 +71,8 @@ def reconstruct(args) -> None:
         run = Run(args, "CBCT", place, lambda x: x[:, 0], CT_WINDOW, slice_axis=0)
     height, width = place.array.shape[1:]
     log.info(f"{args.method}: {depth} x {height} x {width} voxels, {len(views)} of {scan.views} views, on {device}")
+    if doubt:
+        log.warning(doubt)
     generator = torch.Generator().manual_seed(args.seed)
     noise = noise_source(args.noise_control, (depth, 1, height, width), generator, home, spacing=place.spacing[2],
                          length=args.noise_length)

@@ -29,7 +29,7 @@ def cone_beam_operator(geometry: ConeGeometry, projector: str = "auto", impl: st
     if projector in ("auto", "native"):
         return ConeBeam(geometry, impl)
     if projector not in BEAMS:
-        raise ValueError(f"--projector {projector}: expected auto, native, {' or '.join(sorted(BEAMS))}")
+        raise ValueError(f"projector: expected auto, native, {' or '.join(sorted(BEAMS))}, found {projector}")
     try:
         operator = BEAMS[projector](geometry)
         _compare(operator)
@@ -188,4 +188,4 @@ def _library(name):
 
 
 def _refusal(name, reason):
-    return ValueError(f"--projector {name}: {reason}; --projector native works")
+    return ValueError(f"projector: {name}: {reason}; native works")
