@@ -39,7 +39,8 @@ def run(options, stack) -> None:
         shape = place.array.shape
         slices = (options.slice_begin, options.slice_end) if len(place.array) < scan.volume_shape[0] else (0, 0)
         with input_errors(f"--geometry {options.geometry}"):
-            acquisition = Acquisition(scan.in_voxels(), chosen_views(options, scan), options.projector, slices)
+            acquisition = Acquisition(scan.in_voxels(), chosen_views(options, scan), options.projector, slices,
+                                      measured=p is not None)
         if acquisition.doubt:
             log.warning(f"{options.geometry}: {acquisition.doubt}")
         prior, method = set_up(options, device, shape[2])
@@ -79,8 +80,8 @@ def measure(options, run, acquisition, place, p, generator, home):
         y = add_noise(clean, options.sino_noise, generator, attenuation)
         if options.sino_noise:
             log.info(f"measurement: SNR {snr_db(*map(acquisition.of_views, (clean, y))):.1f} dB")
-        (dv, du), lines = acquisition.few.geometry.det_spacing or (1.0, 1.0), attenuation * acquisition.of_views(y)[0]
-        run.save_volume("measurement", Volume(lines.cpu().numpy(), (du, dv, 1.0)))
+        lines, (dv, du) = attenuation * acquisition.of_views(y)[0], acquisition.few.geometry.det_spacing or (1.0, 1.0)
+        run.save_volume("measurement", Volume(lines.cpu().numpy(), (abs(du), abs(dv), 1.0)))
         del clean
     if p is None or len(acquisition.views) < y.shape[1]:
         run.save("FBP-FV", acquisition.fdk_of_all(y))

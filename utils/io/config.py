@@ -101,11 +101,3 @@ def load_config(path: str | Path) -> ConfigDict:
         return ConfigDict(asdict(read(Config, tree)))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def check_levels(config: ConfigDict, sigma_min: float, sigma_max: float) -> None:
-    """Raise ValueError when noise levels are asked for that the prior of this config was not trained on."""
-    low, high = config.model.sigma_min, config.model.sigma_max
-    if not low <= sigma_min < sigma_max <= high:
-        raise ValueError(f"--sigma-min {sigma_min:g} --sigma-max {sigma_max:g}: this prior knows {low:g} to {high:g} "
-                         "(model.sigma_min and model.sigma_max of its config)")

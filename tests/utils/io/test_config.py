@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 import yaml
 
-from utils.io.config import check_levels, load_config
+from utils.io.config import load_config
 
 
 @pytest.fixture
@@ -109,14 +109,6 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not a YAML file"):
         load_config(tmp_path / "config.yaml")
-
-
-def test_levels_beyond_the_priors_are_refused(data_dir):
-    config = load_config(data_dir / "ncsnpp_tiny.yaml")
-    check_levels(config, 0.01, 378)
-    for sigma_min, sigma_max in ((0.009, 1), (0.01, 379)):
-        with pytest.raises(ValueError, match="this prior knows 0.01 to 378"):
-            check_levels(config, sigma_min, sigma_max)
 
 
 def test_preconditioning_may_be_left_out(tmp_path, tree):
