@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
             if processes.rank:
                 logging.disable(logging.WARNING)    # one of them speaks
             config = load_config(args.config_path)
-            device = choose_device(args.device, processes.local)
+            with input_errors("--device"):
+                device = choose_device(args.device, processes.local)
             training = set_up(args, config, device, processes)
             slices, validation = load_slices(args, config.data.image_size, processes)
             args.output.mkdir(parents=True, exist_ok=True)
