@@ -39,7 +39,8 @@ def run(options, stack) -> None:
         shape = place.array.shape
         slices = (options.slice_begin, options.slice_end) if len(place.array) < scan.volume_shape[0] else (0, 0)
         with input_errors(f"--geometry {options.geometry}"):
-            acquisition = Acquisition(scan.in_voxels(), chosen_views(options, scan), options.projector, slices)
+            acquisition = Acquisition(scan.in_voxels(), chosen_views(options, scan), options.projector, slices,
+                                      measured=p is not None)
         if acquisition.doubt:
             log.warning(f"{options.geometry}: {acquisition.doubt}")
         prior, method = set_up(options, device, shape[2])

@@ -18,6 +18,7 @@ import logging
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from utils.cli.flags import Parser
 from utils.cli.messages import failures, input_errors, set_up_logging
@@ -31,6 +32,7 @@ MANY = 1_000_000_000
 
 
 def parse_args(argv: list[str] | None = None) -> Namespace:
+    """The flags, checked as far as that needs no heavy import."""
     parser = Parser(description=DESCRIPTION)
     add = parser.add_argument
     add("--config-path", type=existing_file, required=True, help="YAML of the network, see configs/ve")
@@ -84,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
             if processes.rank:
                 logging.disable(logging.WARNING)    # one of them speaks
             config = load_config(args.config_path)
-            device = choose_device(args.device, processes.local)
+            with input_errors("--device"):
+                device = choose_device(args.device, processes.local)
             training = set_up(args, config, device, processes)
             slices, validation = load_slices(args, config.data.image_size, processes)
             args.output.mkdir(parents=True, exist_ok=True)
@@ -94,8 +97,8 @@ def main(argv: list[str] | None = None) -> None:
             train(args, config, training, slices, validation)
 
 
-def set_up(args: Namespace, config, device, processes):
-    """The network, new or from a file, and all that belongs to its training."""
+def set_up(args: Namespace, config: Any, device: Any, processes: Any) -> Any:
+    """The `Training`: the network, new or from a file, and what belongs to it."""
     import torch
 
     from models.checkpoint import load_weights
@@ -128,7 +131,7 @@ def set_up(args: Namespace, config, device, processes):
     return training
 
 
-def load_slices(args: Namespace, size: int, processes):
+def load_slices(args: Namespace, size: int, processes: Any) -> tuple[Any, Any]:
     """A `SliceSampler` over the training volumes, real and synthetic, and one over the held-out ones, or None."""
     from utils.train.monitor import steadily
     from utils.train.slices import NoContrast, SliceSampler, check_apart, find_volumes, phantom_slices, volume_slices
@@ -159,7 +162,8 @@ def load_slices(args: Namespace, size: int, processes):
             SliceSampler([list(held_out.values())], size, args.modality) if held_out else None)
 
 
-def train(args: Namespace, config, training, slices, validation) -> None:
+def train(args: Namespace, config: Any, training: Any, slices: Any, validation: Any) -> None:
+    """Take the steps that are missing, save and report; a signal stops after a step, with status 128 + its number."""
     import torch
 
     from utils.run.progress import progress_bar
@@ -201,7 +205,7 @@ def train(args: Namespace, config, training, slices, validation) -> None:
         monitor.say(str(args.output))
 
 
-def report(args: Namespace, config, training, monitor, validation) -> None:
+def report(args: Namespace, config: Any, training: Any, monitor: Any, validation: Any) -> None:
     """Validate the averaged weights and draw images from them, at the steps that are due."""
     import numpy as np
     import torch

@@ -1,7 +1,10 @@
 """What the operators ask of their tensors."""
 
 
-def check(name, tensor, shape):
+import torch
+
+
+def check(name: str, tensor: torch.Tensor, shape) -> torch.Tensor:
     """The tensor itself, if it is floating point of this shape; otherwise ValueError naming `name`."""
     if tuple(tensor.shape) != tuple(shape) or not tensor.is_floating_point():
         raise ValueError(f"{name}: expected floating point {list(shape)}, "

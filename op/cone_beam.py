@@ -38,15 +38,17 @@ class Rays(NamedTuple):
 def trace(vectors, det_shape, volume_shape, voxel_size=(1.0, 1.0, 1.0)) -> Rays:
     """Follow the rays of every view through a volume centred on the origin.
 
-    vectors       [views, 12] in ASTRA's `cone_vec` order: source, detector centre, step from pixel to pixel
-                  along u, step along v, each as (x, y, z), in any direction. Views whose v step is parallel to
-                  z are computed several times as fast as others.
-    det_shape     pixels (v, u)
-    volume_shape  voxels (D, H, W) = (z, y, x)
-    voxel_size    (z, y, x), same unit as the vectors
+    Args:
+        vectors: [views, 12] in ASTRA's `cone_vec` order: source, detector centre, step from pixel to pixel along u,
+            step along v, each as (x, y, z), in any direction. Views whose v step is parallel to z are computed
+            several times as fast as others.
+        det_shape: pixels (v, u).
+        volume_shape: voxels (D, H, W) = (z, y, x).
+        voxel_size: (z, y, x), same unit as the vectors.
 
-    Raises ValueError for vectors of another shape, parallel u and v steps, a source that is not outside the volume
-    and on one side of it, and rays parallel to z: they cross no plane.
+    Raises:
+        ValueError: vectors of another shape, parallel u and v steps, a source that is not outside the volume and on
+            one side of it, and rays parallel to z: they cross no plane.
     """
     vectors = np.asarray(vectors, dtype=np.float64)
     if vectors.ndim != 2 or vectors.shape[1] != 12 or not np.isfinite(vectors).all():
@@ -103,23 +105,28 @@ def _refuse_vertical(first, step_u, step_v, window):
         raise ValueError(f"vectors: view {int(inside.argmax())} has rays parallel to z")
 
 
-def project(volume, rays: Rays, impl=None, out=None):
+def project(volume: torch.Tensor, rays: Rays, impl: str | None = None,
+            out: torch.Tensor | None = None) -> torch.Tensor:
     """Line integrals [views, det_v, det_u] of a volume [D, H, W]; its gradient is `backproject`.
 
-    volume  float32, or float64 with the reference; any device
-    rays    from `trace`
-    impl    'reference' (PyTorch), 'compiled' (float32: C++ on CPU, CUDA on its devices), or None: compiled where
-            it is possible
-    out     contiguous tensor to write to, then returned without a gradient; None: a new one
+    Args:
+        volume: float32, or float64 with the reference; any device.
+        rays: from `trace`.
+        impl: "reference" (PyTorch), "compiled" (float32: C++ on CPU, CUDA on its devices), or None: compiled where
+            it is possible.
+        out: contiguous tensor to write to, then returned without a gradient; None: a new one.
 
-    Raises ValueError for a volume of another shape or type than these, an unknown impl, and an `out` that does not
-    fit or would need a gradient; NotCompiled for 'compiled' where it is not possible.
+    Raises:
+        ValueError: a volume of another shape or type, an unknown `impl`, an `out` that does not fit or would need a
+            gradient.
+        NotCompiled: "compiled" where it is not possible.
     """
     check("volume", volume, rays.volume_shape)
     return _apply(_Project, volume, rays, _choose(volume, impl), out)
 
 
-def backproject(projections, rays: Rays, impl=None, out=None):
+def backproject(projections: torch.Tensor, rays: Rays, impl: str | None = None,
+                out: torch.Tensor | None = None) -> torch.Tensor:
     """The exact adjoint of `project`: a volume [D, H, W] from projections [views, det_v, det_u].
 
     Arguments and errors as there; its gradient is `project`.

@@ -15,17 +15,21 @@ class _Axis(ctypes.Structure):
     _fields_ = [("first", ctypes.c_double), ("step", ctypes.c_double), ("count", ctypes.c_int64)]
 
 
-def fdk_backproject(volume, view, matrix, axes, scale, impl=None):
+def fdk_backproject(volume: torch.Tensor, view: torch.Tensor, matrix: np.ndarray, axes, scale: float,
+                    impl: str | None = None) -> None:
     """Add ``scale / depth^2`` times a view, linearly interpolated at the shadow of every voxel, to a volume.
 
-    volume  contiguous [H, W, D] = (y, x, z), changed in place
-    view    [rows, columns]; zero outside, to which values fall over one pixel
-    matrix  3 x 4: takes (x, y, z, 1) to depth times (column, row, 1), pixels counted from the view's first
-    axes    (first, step) of the voxel centres along x, y and z
-    impl    'reference' (PyTorch), 'compiled' (C++; float32 on CPU), or None: compiled where it is possible
+    Args:
+        volume: contiguous [H, W, D] = (y, x, z), changed in place.
+        view: [rows, columns]; zero outside, to which values fall over one pixel.
+        matrix: 3 x 4, takes (x, y, z, 1) to depth times (column, row, 1), pixels counted from the view's first.
+        axes: (first, step) of the voxel centres along x, y and z.
+        scale: see above.
+        impl: "reference" (PyTorch), "compiled" (C++; float32 on CPU), or None: compiled where it is possible.
 
-    Raises ValueError for tensors of other shapes or integers and an unknown impl, NotCompiled for 'compiled' where it
-    is not possible.
+    Raises:
+        ValueError: tensors of other shapes, integers, an unknown `impl`.
+        NotCompiled: "compiled" where it is not possible.
     """
     check("volume", volume, volume.shape[:3])
     check("view", view, view.shape[:2])

@@ -7,7 +7,8 @@ from op.build import Compiled
 COMPILED = Compiled("upfirdn2d", (torch.float32, torch.float64))
 
 
-def upfirdn2d(x, kernel, up=1, down=1, pad=(0, 0), impl=None):
+def upfirdn2d(x: torch.Tensor, kernel: torch.Tensor, up: int = 1, down: int = 1, pad=(0, 0),
+              impl: str | None = None) -> torch.Tensor:
     """Up-sample, pad, filter and down-sample every plane of a batch of images.
 
     In this order, on both image axes alike: `up - 1` zeros are put after every pixel; `pad` zeros are put

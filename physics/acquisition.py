@@ -1,4 +1,5 @@
 """A cone-beam scan as the solvers need it: which views, on which part of the detector, of which part of the volume."""
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -7,7 +8,10 @@ from physics.backends import cone_beam_operator
 from physics.cone_beam import ConeBeam
 from physics.fdk import check_fdk, fdk
 from physics.geometry import ConeGeometry
+from physics.margin import extend_rows, with_margin, without_outside
 from physics.sirt import sirt
+
+log = logging.getLogger(__name__)
 
 
 class Acquisition:
@@ -25,20 +29,21 @@ class Acquisition:
         views: indices of the views that are used.
         projector: as in `physics.backends.cone_beam_operator`.
         slices: (begin, end) of the wanted slices along z, half-open; (0, 0): all.
+        measured: the rays may have met something outside the volume, which a simulation's never do.
 
     Raises:
-        ValueError: a geometry that the projector cannot do, or views and slices that are not there.
+        ValueError: a geometry that the projector or FDK cannot do, or views and slices that are not there.
     """
 
     def __init__(self, geometry: ConeGeometry, views: Sequence[int], projector: str = "auto",
-                 slices: tuple[int, int] = (0, 0)):
+                 slices: tuple[int, int] = (0, 0), measured: bool = False):
         if geometry.volume_shape is None:
             raise ValueError("volume_shape: missing; an acquisition has a volume")
         depth = geometry.volume_shape[0]
         begin, end = slices if slices != (0, 0) else (0, depth)
         if not 0 <= begin < end <= depth:
             raise ValueError(f"slices {begin} to {end}: accepted are begin < end <= {depth}, the number of slices")
-        self.views, self.slices = list(views), slice(begin, end)
+        self.views, self.slices, self.projector, self.measured = list(views), slice(begin, end), projector, measured
         self.full: ConeBeam = cone_beam_operator(geometry, projector)
         self.few: ConeBeam = cone_beam_operator(geometry.select(views), projector)
         self.doubt = check_fdk(self.few.geometry)
@@ -48,11 +53,17 @@ class Acquisition:
 
     def fdk_of_all(self, y: torch.Tensor) -> torch.Tensor:
         """FDK of the wanted slices [slices, 1, H, W] from all views y [1, views, v, u]."""
-        return fdk(y, self.full)[self.slices]
+        return self._fdk(y, self.full)
 
     def fdk(self, y: torch.Tensor) -> torch.Tensor:
         """The same from the views that are used."""
-        return fdk(y, self.few)[self.slices]
+        return self._fdk(y, self.few)
+
+    def _fdk(self, y, operator):
+        if self.measured:
+            y, geometry = extend_rows(y, operator.geometry)
+            operator = operator if geometry is operator.geometry else cone_beam_operator(geometry, self.projector)
+        return fdk(y, operator)[self.slices]
 
     def of_views(self, y: torch.Tensor) -> torch.Tensor:
         """The projections of the views that are used, [1, views, v, u], from those of all views."""
@@ -61,17 +72,28 @@ class Acquisition:
     def solvable(self, y: torch.Tensor, progress: Callable | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """What solvers get of the projections y [1, views, v, u] of the views that are used, and SIRT to start from.
 
-        Where only some slices are wanted, what the rays met above and below is taken out, as SIRT of the whole volume
-        knows it.
+        What the rays met outside the wanted slices, and of a measured object that is wider than the volume beside it,
+        is taken out, as SIRT of a grid that holds it all knows it.
 
         Returns:
             (y in the range of ``operator``, SIRT [slices, 1, H, W]).
         """
-        initial = sirt(y, self.few, progress=progress)
-        if self.operator.domain_shape != self.few.domain_shape:
-            outside = initial.clone()
-            outside[self.slices] = 0
-            y, initial = y - self.few.A(outside), initial[self.slices].contiguous()
+        geometry, seen, (z, rows, columns) = self.few.geometry, y, (slice(0, None), slice(0, None), slice(0, None))
+        if self.measured:
+            seen, wide = extend_rows(y, geometry)
+            larger, (z, rows, columns) = with_margin(seen, wide)
+            if larger.volume_shape != geometry.volume_shape or wide.det_shape != geometry.det_shape:
+                log.info("the object reaches beyond the volume%s: SIRT of %s voxels knows what is outside",
+                         " and the detector" * (wide.det_shape != geometry.det_shape),
+                         " x ".join(map(str, larger.volume_shape)))
+            geometry = geometry.moved_grid(larger.volume_shape, larger.volume_centre)
+            around = sirt(seen, cone_beam_operator(larger, self.projector), progress=progress)
+        else:
+            around = sirt(y, self.few, progress=progress)
+        target = (slice(z.start + self.slices.start, z.start + self.slices.stop), rows, columns)
+        initial = around[target[0], :, rows, columns].contiguous()
+        if initial.shape != around.shape:
+            y = without_outside(y, cone_beam_operator(geometry, self.projector), around, target)
         return self.on_window(y).contiguous(), initial
 
     def on_window(self, y: torch.Tensor) -> torch.Tensor:

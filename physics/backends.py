@@ -5,27 +5,31 @@ import torch
 from torch.nn.functional import interpolate
 
 from physics.cone_beam import ConeBeam
+from physics.geometry import ConeGeometry
 
 PACKAGES = {"astra": "astra-toolbox 2.2 or newer (pip install astra-toolbox)",
             "torch_radon": "torch_radon 2 (github.com/carterbox/torch-radon)"}
 TOLERANCE = 0.05        # largest difference from the native line integrals of a smooth volume, relative
 
 
-def cone_beam_operator(geometry, projector="auto", impl=None):
+def cone_beam_operator(geometry: ConeGeometry, projector: str = "auto", impl: str | None = None) -> ConeBeam:
     """The ConeBeam of a geometry on the chosen projector.
 
-    projector  'native': `op.cone_beam`, any device and geometry, exact adjoint; 'astra', 'torch_radon': these
-               libraries, on CUDA, see `AstraBeam` and `TorchRadonBeam`; 'auto': native
-    impl       of the native projector, as in `op.cone_beam.project`
+    Args:
+        geometry: with a volume.
+        projector: "native": `op.cone_beam`, any device and geometry, exact adjoint; "astra", "torch_radon": these
+            libraries, on CUDA, see `AstraBeam` and `TorchRadonBeam`; "auto": native.
+        impl: of the native projector, as in `op.cone_beam.project`.
 
-    Raises ValueError in one line for an unknown projector, a library or a CUDA device that is missing, a geometry
-    that the library cannot represent, and a library whose line integrals of a smooth volume are not the native
-    ones, which is checked in up to three views.
+    Raises:
+        ValueError: an unknown projector, a library or a CUDA device that is missing, a geometry that the library
+            cannot represent, and a library whose line integrals of a smooth volume are not the native ones, which is
+            checked in up to three views.
     """
     if projector in ("auto", "native"):
         return ConeBeam(geometry, impl)
     if projector not in BEAMS:
-        raise ValueError(f"--projector {projector}: expected auto, native, {' or '.join(sorted(BEAMS))}")
+        raise ValueError(f"projector: expected auto, native, {' or '.join(sorted(BEAMS))}, found {projector}")
     try:
         operator = BEAMS[projector](geometry)
         _compare(operator)
@@ -185,4 +189,4 @@ def _library(name):
 
 
 def _refusal(name, reason):
-    return ValueError(f"--projector {name}: {reason}; --projector native works")
+    return ValueError(f"projector: {name}: {reason}; native works")

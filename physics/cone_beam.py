@@ -19,7 +19,7 @@ class ConeBeam(LinearOperator):
     no ray meets the volume, or rays are parallel to z.
     """
 
-    def __init__(self, geometry: ConeGeometry, impl=None):
+    def __init__(self, geometry: ConeGeometry, impl: str | None = None):
         if geometry.volume_shape is None:
             raise ValueError("volume_shape: expected 3 positive whole numbers (z, y, x), found none")
         self.geometry, self.impl = geometry, impl
@@ -36,11 +36,11 @@ class ConeBeam(LinearOperator):
         super().__init__((depth, 1, height, width), (1, geometry.views, *geometry.det_shape))
 
     @property
-    def window(self):
+    def window(self) -> tuple[int, int, int, int]:
         """(top, bottom, left, right): detector rows and columns that can be other than zero, half-open."""
         return self.geometry.window
 
-    def crop(self):
+    def crop(self) -> tuple["ConeBeam", tuple[int, int, int, int]]:
         """The same operator on its window of the detector, and that window (top, bottom, left, right).
 
         For solvers, to which the rest of the detector tells nothing; `fdk` wants the whole detector.
@@ -57,7 +57,7 @@ class ConeBeam(LinearOperator):
         return type(self)(geometry, self.impl)
 
     @cached_property
-    def rays(self):
+    def rays(self) -> cone_beam.Rays:
         # Views whose v step is parallel to z are the fast ones.
         geometry = self.geometry.turned() if self.geometry.sideways else self.geometry
         vectors = geometry.vectors
@@ -75,7 +75,7 @@ class ConeBeam(LinearOperator):
     def _pseudo_inverse(self, y):
         return sirt(y, self, nonnegative=False)
 
-    def inverse_sums(self, like):
+    def inverse_sums(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One over the row sums [1, views, v, u] and the column sums [D, 1, H, W], never inf; device of `like`.
 
         A ray that clips a corner tells only its noise, magnified: rows below a hundredth of the longest count

@@ -7,6 +7,7 @@ from torch.nn.functional import pad
 
 from op.check import check
 from op.fdk_backproject import fdk_backproject
+from physics.cone_beam import ConeBeam
 from physics.geometry import ConeGeometry
 from physics.views import GAP, view_angles, view_steps
 
@@ -14,7 +15,7 @@ TILT = 10                   # degrees of the central rays against the horizontal
 FADE = math.radians(20)     # over which views beside a gap hand over to those that measure the same lines
 
 
-def fdk(y, operator):
+def fdk(y: torch.Tensor, operator: ConeBeam) -> torch.Tensor:
     """Volume [D, 1, H, W] from projections y [1, views, det_v, det_u]; Feldkamp, Davis & Kress (1984).
 
     Weights of the rays, ramp filter along u, voxel-driven backprojection weighted by the distance; a view at a
@@ -23,8 +24,11 @@ def fdk(y, operator):
     Distances, principal points and pixel pitches come from the vectors of every view. Detectors may be shifted,
     turned about z (fan-beam formula of an oblique detector) and pitched about u. For sources that leave the circle
     and detectors rolled in their plane it is an approximation: rows are filtered as if they were horizontal, and
-    the radius of the circle is that of the view's own source. Detectors may stand on their side. Raises ValueError
-    as `check_fdk` does.
+    the radius of the circle is that of the view's own source. Detectors may stand on their side. Rows that end inside
+    the object: see `physics.margin.extend_rows`.
+
+    Raises:
+        ValueError: as `check_fdk`.
     """
     check("y", y, operator.range_shape)
     geometry, (depth, _, height, width) = operator.geometry, operator.domain_shape

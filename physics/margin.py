@@ -2,7 +2,8 @@
 
 FDK takes rows that end inside the object for rows of an object that ends there, and solvers put whatever the rays
 meet outside the volume into it. The remedies: rows are extended by the circle that fits their ends, and solvers work on
-a larger grid, from which what lies outside the volume is projected and subtracted.
+a larger grid, from which what lies outside the volume is projected and subtracted. For detectors whose rows lie across
+the axis; one on its side is to be turned before (`ConeGeometry.turned`).
 """
 import numpy as np
 import torch
@@ -55,11 +56,12 @@ def extend_rows(y: torch.Tensor, geometry: ConeGeometry) -> tuple[torch.Tensor, 
     ends = (squares[..., :few], squares[..., -few:])
     slopes = [(part * near).sum(-1) / near.square().sum() for part in ends]
     # The object in the row: up to the edge where it is cut, else to the last pixel that shows something.
-    begin = torch.where(there, at, columns).amin(-1) * (not cut[0])
-    end = torch.full_like(begin, columns - 1) if cut[1] else torch.where(there, at, 0).amax(-1)
+    inside = [there[..., edge] | side for edge, side in zip((0, -1), cut)]
+    begin = torch.where(there, at, columns).amin(-1) * ~inside[0]
+    end = torch.where(inside[1], columns - 1, torch.where(there, at, 0).amax(-1))
     width = (end - begin).clamp(min=2 * few)
-    values = [part.mean(-1) + slope * way * (few - 1) / 2 if side else torch.zeros_like(slope)
-              for part, slope, way, side in zip(ends, slopes, (-1, 1), cut)]
+    values = [torch.where(there, part.mean(-1) + slope * way * (few - 1) / 2, 0)
+              for part, slope, way, there in zip(ends, slopes, (-1, 1), inside)]
     chord = (values[1] - values[0]) / width
     bends = [(slope - chord) * way / (width - few + 1) for slope, way, side in zip(slopes, (1, -1), cut) if side]
     bend = _steady(torch.stack(bends), view_angles(geometry)).clamp(min=0)
@@ -123,7 +125,8 @@ def with_margin(y: torch.Tensor, geometry: ConeGeometry) -> tuple[ConeGeometry, 
                          for before, count in zip(more[:, 0].tolist(), geometry.volume_shape))
 
 
-def without_outside(y, operator: ConeBeam, x, target) -> torch.Tensor:
+def without_outside(y: torch.Tensor, operator: ConeBeam, x: torch.Tensor,
+                    target: tuple[slice, slice, slice]) -> torch.Tensor:
     """Line integrals of the volume alone: y less the projections of what lies outside it.
 
     Args:

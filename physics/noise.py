@@ -7,19 +7,23 @@ ATTENUATION = 0.01      # published: a line integral of 1 (voxels of intensity 1
 BACKGROUND = 10.0       # photons a ray that are counted without having crossed the object
 
 
-def add_noise(y, level, generator=None, attenuation=ATTENUATION):
-    """Noisy copy of the measurement y, drawn on the CPU so that it does not depend on the device.
+def add_noise(y: torch.Tensor, level: float, generator: torch.Generator | None = None,
+              attenuation: float = ATTENUATION) -> torch.Tensor:
+    """Noisy copy of a measurement, drawn on the CPU so that it does not depend on the device.
 
-    level        0: none; 0 < level < 100: Gaussian of variance `level`; level >= 100: Poisson with `level`
-                 photons a ray, counts ~ Poisson(level exp(-attenuation y) + 10), zero counts set to 1, turned
-                 back into line integrals by -ln(counts / level) / attenuation
-    generator    CPU torch.Generator; None: torch's default
-    attenuation  of a line integral of 1; for CT that is 2.6 mu_water, from the geometry
+    Args:
+        y: the measurement, of any shape.
+        level: 0: none; 0 < level < 100: Gaussian of variance `level`; level >= 100: Poisson with `level` photons a ray,
+            counts ~ Poisson(level exp(-attenuation y) + 10), zero counts set to 1, turned back into line integrals by
+            -ln(counts / level) / attenuation.
+        generator: on the CPU; None: torch's default.
+        attenuation: of a line integral of 1; for CT that is 2.6 mu_water, from the geometry.
 
-    Raises ValueError for a level that is negative or not finite.
+    Raises:
+        ValueError: `level` is negative or not finite.
     """
     if not (math.isfinite(level) and level >= 0):
-        raise ValueError(f"noise level: expected a finite number of at least 0, found {level}")
+        raise ValueError(f"level: expected a finite number of at least 0, found {level}")
     if level == 0:
         return y.clone()
     if level < 100:
@@ -30,7 +34,7 @@ def add_noise(y, level, generator=None, attenuation=ATTENUATION):
     return (counts.div_(level).log_() / -attenuation).to(y.device)
 
 
-def poisson_weights(y, attenuation=ATTENUATION):
+def poisson_weights(y: torch.Tensor, attenuation: float = ATTENUATION) -> torch.Tensor:
     """Weights of the data term for line integrals y of counted photons, in the shape of y and with mean 1.
 
     The variance of a line integral is inverse to the photons counted, so a ray weighs exp(-attenuation y), as in
@@ -42,7 +46,7 @@ def poisson_weights(y, attenuation=ATTENUATION):
     return weights / weights.mean()
 
 
-def snr_db(clean, noisy):
+def snr_db(clean: torch.Tensor, noisy: torch.Tensor) -> float:
     """Signal-to-noise ratio 10 log10(|clean|^2 / |noisy - clean|^2) in dB, inf without noise."""
     error = (noisy - clean).double().norm().item()
     return 20 * math.log10(clean.double().norm().item() / error) if error else math.inf

@@ -1,4 +1,6 @@
 """What every measurement operator offers to the algorithms."""
+import torch
+
 from op.check import check
 
 
@@ -15,15 +17,15 @@ class LinearOperator:
     def __init__(self, domain_shape, range_shape):
         self.domain_shape, self.range_shape = tuple(domain_shape), tuple(range_shape)
 
-    def A(self, x):
+    def A(self, x: torch.Tensor) -> torch.Tensor:
         """The measurement [range_shape] of a volume [domain_shape]."""
         return self._forward(check(f"{type(self).__name__}.A", x, self.domain_shape))
 
-    def A_T(self, y):
+    def A_T(self, y: torch.Tensor) -> torch.Tensor:
         """The adjoint: <A x, y> = <x, A_T y> for all x [domain_shape], y [range_shape]."""
         return self._adjoint(check(f"{type(self).__name__}.A_T", y, self.range_shape))
 
-    def A_dagger(self, y):
+    def A_dagger(self, y: torch.Tensor) -> torch.Tensor:
         """A linear pseudo-inverse [domain_shape] of y [range_shape]; how exact, the subclass says."""
         return self._pseudo_inverse(check(f"{type(self).__name__}.A_dagger", y, self.range_shape))
 

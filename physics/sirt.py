@@ -1,14 +1,21 @@
 """SIRT: the simultaneous iterative reconstruction technique."""
+import torch
+
 from op.check import check
 
 
-def sirt(y, operator, iterations=100, nonnegative=True, progress=None):
+def sirt(y: torch.Tensor, operator, iterations: int = 100, nonnegative: bool = True, progress=None) -> torch.Tensor:
     """SIRT from zero: x += C A_T R (y - A x), R and C inverse row and column sums; Gregor & Benson (2008).
 
-    y            [1, views, det_v, det_u]; returns x [D, 1, H, W]
-    operator     a ConeBeam
-    nonnegative  project onto x >= 0 after every iteration
-    progress     wraps the range of iterations, as tqdm does; None: nothing does
+    Args:
+        y: [1, views, det_v, det_u].
+        operator: a ConeBeam.
+        iterations: how many.
+        nonnegative: project onto x >= 0 after every iteration.
+        progress: wraps the range of iterations, as tqdm does; None: nothing does.
+
+    Returns:
+        x [D, 1, H, W].
     """
     check("y", y, operator.range_shape)
     operator, (top, bottom, left, right) = operator.crop()

@@ -6,10 +6,16 @@ class ZAverage(LinearOperator):
     """Averages `factor` neighbouring planes of the last axis: [H, 1, W, D] -> [H, 1, W, D / factor].
 
     A_T spreads y / factor over those planes; A_dagger, the Moore-Penrose inverse, repeats y: A A_dagger = 1.
-    Raises ValueError for a factor below 2 or not whole, and for a D that is not a multiple of it.
+
+    Args:
+        shape: [H, 1, W, D].
+        factor: planes that become one.
+
+    Raises:
+        ValueError: `factor` is below 2 or not whole, or D is no multiple of it.
     """
 
-    def __init__(self, shape, factor):
+    def __init__(self, shape, factor: int):
         if not factor >= 2 or factor % 1:
             raise ValueError(f"factor: expected a whole number of at least 2, found {factor}")
         if shape[-1] % factor or not shape[-1]:

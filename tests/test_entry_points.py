@@ -101,6 +101,18 @@ def test_ct_files_and_geometry(run, ct_scan):
     assert yaml.safe_load((folder / "args.yaml").read_text())["degree"] == 12
 
 
+def test_an_mri_whose_slices_are_stacked_along_another_axis_lies_over_its_input(run, mr_scan, tmp_path):
+    sitk.WriteImage(sitk.PermuteAxes(sitk.ReadImage(str(mr_scan)), (2, 0, 1)), str(tmp_path / "sagittal.nii"))
+    folder = run("MR", "--data", tmp_path / "sagittal.nii", "--degree", 4, "--use-init", "--num-cg", 1)
+    source = read_volume(tmp_path / "sagittal.nii", "LPS").crop(0, 12)      # 14 slices: the last 2 are left out
+    for name in ("GT", "recon"):
+        assert same_geometry(read_volume(folder / f"{name}.nii.gz", "LPS"), source)
+    assert np.allclose(read_volume(folder / "GT.nii.gz", "LPS").array, source.array, atol=1e-2)
+    thick = read_volume(folder / "y.nii.gz", "LPS")
+    assert np.allclose(thick.spacing, (1.5, 2, 12))
+    assert np.allclose(thick.array, source.array.reshape(3, 4, 18, 10).mean(1), atol=1e-2)
+
+
 def test_mr_files_geometry_and_a_depth_that_the_factor_does_not_divide(run, mr_scan):
     folder = run("MR", "--degree", 4, "--slice-begin", 1, "--slice-end", 12, "--use-init", "--num-cg", 1)
     names = {p.name for p in folder.iterdir()}
@@ -279,7 +291,7 @@ def test_slices_and_views_of_a_measured_volume(scanned, reconstruct):
     (lambda p, text: (p * np.nan, text), [], "NaN"),
     (lambda p, text: (p, text), ["--flat", "zero.npy"], "pixels are not above zero"),
     (lambda p, text: (p, text), ["--flat", "bad.tif"], "bad.tif"),
-    (lambda p, text: (p, text), ["--slice-begin", "5", "--slice-end", "9"], "--slice-begin 5 --slice-end 9: accepted"),
+    (lambda p, text: (p, text), ["--slice-begin", "5", "--slice-end", "9"], "begin 5, end 9: accepted"),
     (lambda p, text: (p, text), ["--task", "SVCT", "--degree", "25"], "--degree 25"),
     (lambda p, text: (p, text), ["--data", "small.nii"], "are no reference for the 8 x 16 x 16"),
     (lambda p, text: (p, text), ["--projector", "astra"], "--projector astra"),
@@ -303,7 +315,7 @@ def test_bad_measurements_are_one_line_status_2_and_leave_nothing(scanned, recon
 @pytest.mark.parametrize("problem, spoil, reason", [
     ("CT", {"--data": "text.nii.gz"}, "text.nii.gz: cannot be read"),
     ("CT", {"--data": "flat.nii"}, "flat.nii: 2D image"),
-    ("CT", {"--slice-begin": 6, "--slice-end": 99}, "--slice-begin 6 --slice-end 99: accepted is"),
+    ("CT", {"--slice-begin": 6, "--slice-end": 99}, "begin 6, end 99: accepted is"),
     ("CT", {"--checkpoint-path": "other.pth"}, "other.pth: tensor sigmas is missing; is the checkpoint of another"),
     ("CT", {"--config-path": "other.yaml"}, "other.yaml: model.resblock_type: 'ddpm' is not supported"),
     ("CT", {"--sigma-max": 400}, "--sigma-max 400: this prior knows 0.01 to 378"),

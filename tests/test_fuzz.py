@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 import torch
 import yaml
 from hypothesis import HealthCheck, Phase, configuration, given, settings
@@ -28,7 +29,7 @@ from utils.cli import settings as cli_settings
 from utils.evaluation.grid import read_grid
 from utils.io.config import load_config
 from utils.io.geometry_file import read_geometry
-from utils.io.projections import read_line_integrals, read_projections
+from utils.io.projections import read_bad_pixels, read_line_integrals, read_projections
 from utils.io.read import read_volume
 from utils.io.yaml_file import read_yaml
 
@@ -240,6 +241,33 @@ def test_projections(folder, stacks, name, packed, fraction, rest, damage, claim
     for i0 in (None, 100.0):    # line integrals, counts
         found = outcome(path, read_line_integrals, SHAPE, None, None, i0)
         assert found is None or (found.p.dtype == np.float32 and np.isfinite(found.p).all())
+    path.unlink()
+
+
+@examples(80)
+@given(names=st.lists(st.from_regex("[-_.,a0-9]{1,9}", fullmatch=True) | st.from_regex("v?-?[0-9]{1,2}[.,_-][0-9]",
+                                                                                       fullmatch=True),
+                      min_size=1, max_size=4, unique=True), damage=damages(200, 200))
+def test_folders_of_views(folder, stacks, names, damage):
+    views = folder / "views"
+    views.mkdir()
+    for k, name in enumerate(names):
+        tifffile.imwrite(views / f"{name}.tif", np.full((2, 3), k, np.uint8))
+    (views / f"{names[0]}.tif").write_bytes(damaged((views / f"{names[0]}.tif").read_bytes(), damage))
+    found = outcome(views, read_projections)
+    assert found is None or (found.shape[0] <= len(names) and np.isfinite(found).all())
+    for file in views.iterdir():
+        file.unlink()
+    views.rmdir()
+
+
+@examples(80)
+@given(content=st.binary(max_size=60) | st.from_regex(r"([0-9]{1,3}[ ,][0-9]{1,3}\n){1,4}", fullmatch=True))
+def test_lists_of_bad_pixels(folder, content):
+    path = folder / "bad.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    found = outcome(path, read_bad_pixels, (40, 50))
+    assert found is None or (found.shape == (40, 50) and found.dtype == bool)
     path.unlink()
 
 

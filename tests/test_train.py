@@ -312,7 +312,7 @@ def test_phantoms_alone_are_enough(config_path, tmp_path):
     (["--data", "nowhere.nii"], "nowhere.nii: no such file"), (["--config-path", "nowhere.yaml"], "nowhere.yaml"),
     (["--data", "utils"], "utils: holds not a NIfTI file"), (["--data", "train.py"], "train.py: not a NIfTI file"),
     (["--validation", "{scan}"], "given twice"), (["--precision", "half"], "invalid choice: 'half'"),
-    (["--resume"], "checkpoint.pth"), (["--device", "cuda:77"], "--device cuda:77"),
+    (["--resume"], "checkpoint.pth"), (["--device", "cuda:77"], "--device: device 'cuda:77'"),
     (["--init", "nowhere.pth"], "nowhere.pth: no such file"),
     (["--resume", "--init", "train.py"], "--init and --resume are both given"),
 ])

@@ -58,3 +58,30 @@ def blob_volumes(scan):
         scan.volume_shape, scan.voxel_size, scan.volume_centre)), indexing="ij"))
     away = [((grid - np.reshape(place, (3, 1, 1, 1))) ** 2).sum(0) / (2 * sigma ** 2) for place, sigma in BLOBS]
     return np.exp(-np.array(away)), grid
+
+
+# A body of elliptic cylinders along z: centre (x, y), half axes (x, y), what it adds.
+BODY = [(0, 0, 80, 70, 1.0), (20, 10, 12, 12, 0.2), (-25, -15, 10, 10, 0.5), (0, -35, 8, 8, -0.9), (40, -20, 6, 6, 0.8)]
+
+
+def body_projections(scan):
+    """float32 [1, views, v, u]"""
+    source, centre, step_u, step_v = scan.vectors.reshape(-1, 4, 3).transpose(1, 0, 2)[:, :, None, None]
+    row, column = (np.arange(count)[:, None] - (count - 1) / 2 for count in scan.det_shape)
+    ray, y = centre - source + row[:, None] * step_v + column * step_u, 0
+    for *place, a, b, value in BODY:
+        along, start = ray[..., :2] / (a, b), (source[..., :2] - place) / (a, b)
+        square, half = (along ** 2).sum(-1), (along * start).sum(-1)
+        chord = 2 * np.sqrt(np.maximum(half ** 2 - square * ((start ** 2).sum(-1) - 1), 0)) / square
+        y = y + value * chord * np.linalg.norm(ray, axis=-1)
+    return torch.from_numpy(y).float()[None]
+
+
+def body_errors(volume, scan):
+    """Mean error of the volume's middle slice in thousandths, within 15 of the axis and from 40 to 50 of it."""
+    y, x = np.meshgrid(*((np.arange(n) - (n - 1) / 2) * size for n, size in zip(scan.volume_shape[1:],
+                                                                             scan.voxel_size[1:])), indexing="ij")
+    truth = sum(value * (((x - px) / a) ** 2 + ((y - py) / b) ** 2 < 1) for px, py, a, b, value in BODY)
+    flat = np.hypot(*np.gradient(truth)) == 0
+    error, away = 1000 * (volume[len(volume) // 2, 0].numpy() - truth), np.hypot(x, y)
+    return [float(error[flat & (away >= low) & (away < high)].mean()) for low, high in ((0, 15), (40, 50))]

@@ -1,5 +1,6 @@
 """Bad pixels: each kind is found, what is signal is not, and neighbours stand in."""
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,11 +64,12 @@ def test_counted_photons_are_no_bad_pixels(clean, photons):
 
 
 def test_what_stays_in_place_is_no_bad_pixel():
-    # A wire on the axis, its tip, a wall around a centred ball, and a row of air between two plates.
+    # A wire on the axis, its tip, a wall around a centred ball, and one row of air between two plates.
     wire = [((-0.3, -0.3, -3), (0.3, 0.3, 8), 2.0)]
     plates = [((-9, -12, -12), (13, 12, -0.6), 0.1), ((-9, -12, 0.6), (13, 12, 12), 0.1)]
-    for balls, boxes in (((), wire), ([((0, 0, 0), 16, 0.1), ((0, 0, 0), 15, -0.1)], wire), ((), plates)):
-        assert not find_bad_pixels(project(SCAN, balls, boxes)).any()
+    for rows, balls, boxes in ((40, (), wire), (40, [((0, 0, 0), 16, 0.1), ((0, 0, 0), 15, -0.1)], wire),
+                               (41, (), plates)):
+        assert not find_bad_pixels(project(replace(SCAN, det_shape=(rows, 64)), balls, boxes)).any()
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -109,6 +111,9 @@ def test_pairs_and_a_dead_column(clean):
     counts[:, :, 33], counts[:, 10, 10:12] = dark[:, 33], 65535
     counts[:, 30, 4] = counts[:, 31, 5] = 40000 + 100 * np.random.default_rng(0).random(len(counts))
     assert np.array_equal(find_bad_pixels(counts, flat, dark), expected)
+    p = clean.copy()
+    p[:, 30, 4] = p[:, 30, 5] = 9 + np.random.default_rng(0).random(len(p))
+    assert np.argwhere(find_bad_pixels(p)).tolist() == [[30, 4], [30, 5]]
 
 
 def test_neighbours_stand_in():

@@ -3,6 +3,7 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def check_file(path: Path, folder: bool = False) -> None:
 
 
 @contextmanager
-def complete_file(path: str | Path):
+def complete_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary name beside ``path`` to write to; the file takes its own name when all went well.
 
     The temporary name ends like the final one, for writers that go by the ending. After an error, or a write

@@ -1,4 +1,6 @@
 """Intensities: windows of them as the range [0, 1] that the priors know, and whether they are what they should be."""
+from typing import Any
+
 import numpy as np
 
 PERCENTILES = (0.1, 99.9)
@@ -65,8 +67,8 @@ def scale_to_unit(array: np.ndarray, low: float, high: float, clip: bool = True)
     return ((np.clip(array, low, high) if clip else array) - low) / (high - low)
 
 
-def scale_from_unit(array, low: float, high: float):
-    """The inverse of `scale_to_unit` (without the clamp)."""
+def scale_from_unit(array: Any, low: float, high: float) -> Any:
+    """The inverse of `scale_to_unit` (without the clamp), of an array or a tensor."""
     return array * (high - low) + low
 
 

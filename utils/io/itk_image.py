@@ -33,8 +33,8 @@ def read_image(path: Path) -> np.ndarray:
         os.fspath(path).encode("utf-8")
     except UnicodeEncodeError:    # SimpleITK would end the process
         name = os.fsencode(path).decode("utf-8", "backslashreplace")
-        raise ValueError(f"{name}: SimpleITK opens no name that is not UTF-8; accepted: another name, .npy, .tif, "
-                         ".nii") from None
+        raise ValueError(f"{name}: SimpleITK opens no name that is not UTF-8, or not of this locale; accepted: another "
+                         "name, a UTF-8 locale, .npy, .tif, .nii") from None
     image_io = READERS[path.suffix.lower()]
     reader = sitk.ImageFileReader()
     reader.SetImageIO(image_io)

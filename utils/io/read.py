@@ -58,8 +58,8 @@ def read_unit_ct(path: str | Path, begin: int, end: int, size: int, window: tupl
         log.info("%s: %s", path, where)
         below, above, least, most = beyond_window(volume.array, *window)
         if below or above:
-            log.log(logging.WARNING if above else logging.INFO, "%s: %d voxels above %g HU (up to %g) and %d below %g "
-                    "(down to %g) are clamped to that", path, above, window[1], most, below, window[0], least)
+            log.info("%s: %d voxels above %g HU (up to %g) and %d below %g (down to %g) are clamped to that", path,
+                     above, window[1], most, below, window[0], least)
         return volume.with_array(scale_to_unit(volume.array, *window)).resize(size)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

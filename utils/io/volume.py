@@ -35,7 +35,7 @@ class Volume:
         """The 3x3 matrix whose columns are one step (mm) along x, y and z, in LPS."""
         return np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing)
 
-    def with_array(self, array) -> "Volume":
+    def with_array(self, array: np.ndarray | torch.Tensor) -> "Volume":
         """The same place in the patient with other values (a tensor or an array of the same shape)."""
         array = np.asarray(array.cpu() if torch.is_tensor(array) else array, dtype=np.float32)
         if array.shape != self.array.shape:
@@ -124,7 +124,7 @@ class Volume:
         return self._moved(array[:, 0].numpy(), ((step_x - 1) / 2, (step_y - 1) / 2, 0),
                            (self.spacing[0] * step_x, self.spacing[1] * step_y, self.spacing[2]))
 
-    def thicken(self, array, factor: int) -> "Volume":
+    def thicken(self, array: np.ndarray | torch.Tensor, factor: int) -> "Volume":
         """The volume of ``array``, whose slices each stand for ``factor`` of this one's along z."""
         array = np.asarray(array, dtype=np.float32)
         return self._moved(array, (0, 0, (factor - 1) / 2), (*self.spacing[:2], self.spacing[2] * factor))
@@ -144,7 +144,7 @@ def slice_axis(volume: Volume, wanted: str | None = None) -> int:
     return largest if volume.spacing[largest] >= THICK * sorted(volume.spacing)[1] else 2
 
 
-def empty_volume(shape, voxel_size, centre) -> Volume:
+def empty_volume(shape: tuple, voxel_size: tuple, centre: tuple) -> Volume:
     """A volume of zeros [D, H, W] that takes no memory; voxel size and centre (mm) are in the order z, y, x."""
     origin = [c - (count - 1) / 2 * size for c, count, size in zip(centre, shape, voxel_size)]
     return Volume(np.broadcast_to(np.float32(0), shape), tuple(voxel_size[::-1]), tuple(origin[::-1]))

@@ -22,6 +22,7 @@ def save_panel(path: str | Path, volumes: dict[str, Volume], metrics: dict, unit
     every other column shows its error too. The picture has a bounded size, whatever voxels are like.
 
     Args:
+        path: where the PNG goes.
         volumes: volumes of one grid by their files' stems, in one unit.
         metrics: content of metrics.json: the PSNR stands under the name.
         unit: of the values, such as "HU".
@@ -40,14 +41,16 @@ def save_panel(path: str | Path, volumes: dict[str, Volume], metrics: dict, unit
     room = {view: max(LOWEST_ROW, height) + GAP for view, height in heights.items()}
     width, height = LEFT + len(volumes) * (COLUMN + GAP) + RIGHT, TOP + sum(room[view] for view, _ in rows) + GAP
 
+    def left_of(column: int) -> float:
+        return LEFT + column * (COLUMN + GAP)
+
     # One pair of axes for all, in inches from the upper left: one for every slice takes matplotlib seconds.
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
     axis.axis("off")
     for column, name in enumerate(volumes):
-        axis.text(LEFT + column * (COLUMN + GAP) + COLUMN / 2, TOP - 0.06, _title(name, metrics), fontsize=8, ha="center",
-                  va="bottom")
+        axis.text(left_of(column) + COLUMN / 2, TOP - 0.06, _title(name, metrics), fontsize=8, ha="center", va="bottom")
     span, top = (high - low) / 4, TOP
     for view, is_error in rows:
         label = view + "\nerror" * is_error + "\nsqueezed" * (heights[view] != COLUMN * _ratio(reference, view))
@@ -55,12 +58,13 @@ def save_panel(path: str | Path, volumes: dict[str, Volume], metrics: dict, unit
             if is_error and name == "GT":
                 continue
             image = _cut(volume, view) - (_cut(reference, view) if is_error else 0)
-            colours = dict(cmap="RdBu_r", vmin=-span, vmax=span) if is_error else dict(cmap="gray", vmin=low, vmax=high)
-            left = LEFT + column * (COLUMN + GAP)
-            shown = axis.imshow(image, aspect="auto", extent=(left, left + COLUMN, top + heights[view], top), **colours)
+            cmap, least, most = ("RdBu_r", -span, span) if is_error else ("gray", low, high)
+            left = left_of(column)
+            shown = axis.imshow(image, cmap, aspect="auto", vmin=least, vmax=most,
+                                extent=(left, left + COLUMN, top + heights[view], top))
         first = list(volumes).index(compared[0]) if is_error else 0
-        axis.text(LEFT + first * (COLUMN + GAP) - 0.05, top + heights[view] / 2, label, fontsize=8, rotation=90, ha="right", va="center",
-                  multialignment="center")
+        axis.text(left_of(first) - 0.05, top + heights[view] / 2, label, fontsize=8, rotation=90, ha="right",
+                  va="center", multialignment="center")
         top += room[view]
         if view == VIEWS[-1]:
             part = sum(room.values())

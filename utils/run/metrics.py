@@ -17,6 +17,8 @@ def evaluate(volume: torch.Tensor, truth: torch.Tensor, slice_axis: int = 0, dir
     constant in every slice.
 
     Args:
+        volume: what is judged.
+        truth: what it is compared with.
         slice_axis: the axis that the prior's slices are stacked along, of ``inter_slice_error``.
         direction: that of a `utils.io.volume.Volume`; it says which axes of the array the patient's views lie across.
 
@@ -38,7 +40,7 @@ def evaluate(volume: torch.Tensor, truth: torch.Tensor, slice_axis: int = 0, dir
 
 
 def data_range(truth: torch.Tensor) -> float:
-    """max - min of the truth clipped to the window, which is [0, 1]: what lies beyond, a hot voxel, moves nothing."""
+    """Max - min of the truth clipped to the window, which is [0, 1]: what lies beyond, a hot voxel, moves nothing."""
     return float(truth.max().clamp(0, 1) - truth.min().clamp(0, 1))
 
 

@@ -3,7 +3,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -30,13 +31,15 @@ class Progress:
     def __init__(self, steps: int, label: str, rarely: bool = False, **bar):
         self.steps, self.label, self.rarely = steps, label, rarely
         self.done, self.begun = 0, time.perf_counter()
-        self.first, self.said = None, self.begun
+        self.first: int | None = None
+        self.said = self.begun
         self.bar = tqdm(desc=label, total=steps, **bar) if on_terminal() else None
 
     def step(self, figures: dict[str, float] | None = None, done: int | None = None) -> None:
         """Count a step, or go to ``done``; ``figures`` are shown beside it."""
         self.done = self.done + 1 if done is None else done
-        self.first = self.done - 1 if self.first is None else self.first
+        if self.first is None:
+            self.first = self.done - 1
         words = {key: f"{value:.3g}" for key, value in (figures or {}).items()}
         if self.bar is not None:
             self.bar.set_postfix(words, refresh=False)
@@ -59,11 +62,11 @@ class Progress:
             self.bar.close()
 
 
-def progress_bar(iterable: Iterable, label: str, **bar) -> Iterator:
-    """The items of ``iterable``, which has a length, with a bar on a terminal and elsewhere a line every `EVERY` s."""
-    progress = Progress(len(iterable), label, rarely=True, **bar)
+def progress_bar(items: Collection, label: str, **bar) -> Iterator:
+    """The items, with a bar on a terminal and elsewhere a line every `EVERY` s."""
+    progress = Progress(len(items), label, rarely=True, **bar)
     try:
-        for item in iterable:
+        for item in items:
             yield item
             progress.step()
     finally:
@@ -81,7 +84,5 @@ def print_line(text: str) -> None:
         except UnicodeEncodeError:
             print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except (OSError, ValueError):       # closed; what is still in its buffer would fail again at the end of the program
-        try:
+        with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except (OSError, ValueError):
-            pass

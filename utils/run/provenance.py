@@ -12,7 +12,8 @@ from utils.io.yaml_file import read_yaml, short
 
 log = logging.getLogger(__name__)
 
-UNRECORDED = ("resume", "source", "debug", "verbosity", "preset", "environment", "modality")     # of the options, those that change no voxel
+# Of the options, those that change no voxel.
+UNRECORDED = ("resume", "source", "debug", "verbosity", "preset", "environment", "modality")
 FILES = ("data", "projections", "flat", "dark", "bad_pixels", "geometry", "checkpoint_path", "config_path")
 
 

@@ -20,6 +20,8 @@ from utils.run.words import METRICS, name_of
 PAGE = Path(__file__).with_name("report_page")
 MAX_BYTES = 15_000_000           # of the page
 PRESETS = {"ct": {"lung": (-1350, 150), "soft tissue": (-160, 240), "bone": (-500, 1300)}, "mr": {}}
+STEPS = ("The absolute step of the values from each slice of the prior to the next, dark for none. Steps that the "
+         "truth does not have are jumps between slices.")
 ARROWS = {"higher is better": "↑", "lower is better": "↓", "1 is best": "(best: 1)"}
 MR_LEVELS = 4095                 # grey levels of MR: more are noise that does not compress
 
@@ -32,6 +34,7 @@ def write_report(path: str | Path, *, title: str, about: dict[str, str], setting
     Volumes too large for `MAX_BYTES` are averaged over whole numbers of voxels, and the page says so.
 
     Args:
+        path: where the page goes.
         title: names the run.
         about: what stands below the title, such as date and command, by name.
         settings: the content of args.yaml.
@@ -48,13 +51,11 @@ def write_report(path: str | Path, *, title: str, about: dict[str, str], setting
     if len({volume.array.shape for volume in volumes.values()}) > 1:
         raise ValueError("volumes of different shapes; accepted: one grid")
     page = Template((PAGE / "page.html").read_text(encoding="utf-8"))
+    compared = {name: volumes[name] for name in ("GT", "IR", "ATy", "recon") if name in volumes}
     fields = {"title": escape(title), "about": _about(about), "settings": _settings_table(settings),
               "metrics": _metrics_table(metrics), "explained": _explained(metrics),
               "slices": _chart("Slice by slice", charts.by_slice(slices)),
-              "jumps": _chart("Steps from slice to slice", charts.jumps(
-                  {name: volumes[name] for name in ("GT", "IR", "ATy", "recon") if name in volumes}, slice_axis),
-                  "The absolute step of the values from each slice of the prior to the next, dark for none. Steps that the "
-                  "truth does not have are jumps between slices."),
+              "jumps": _chart("Steps from slice to slice", charts.jumps(compared, slice_axis), STEPS),
               "plot": _chart("Convergence", charts.convergence(history) or '<p class="note">Nothing was recorded.</p>'),
               "viewer": (PAGE / "viewer.js").read_text(encoding="utf-8"),
               "niivue": base64.b64encode(gzip.compress((PAGE / "niivue.umd.js").read_bytes(), mtime=0)).decode()}
@@ -111,7 +112,8 @@ def _metrics_table(metrics: dict) -> str:
         numbers = "".join(f"<td>{value:.{digits}f}</td>" if there else "<td>–</td>"
                           for there, (value, digits) in zip(known, cells))
         mark = ' class="result"' if name == "recon" else ""
-        rows.append(f'<tr{mark}><th scope="row">{escape(name_of(name))} <small>{escape(name)}</small></th>{numbers}</tr>')
+        rows.append(f'<tr{mark}><th scope="row">{escape(name_of(name))} <small>{escape(name)}</small></th>'
+                    f'{numbers}</tr>')
     ends = "".join(_metric_head(key, ' rowspan="2"') for key in ("inter_slice_error", "sharpness"))
     return (f'<table class="metrics"><thead><tr><td rowspan="2"></td>{head}{ends}</tr><tr>{pairs}</tr></thead>'
             f'<tbody>{"".join(rows)}</tbody></table>')
@@ -204,8 +206,8 @@ def to_nifti(volume: Volume, modality: str) -> bytes:
 def _presets(volumes: dict, window: tuple, modality: str) -> dict:
     """Names and limits of the windows to choose from, and the one first shown, which fits what is there.
 
-    CT: lung where a twentieth of the voxels are, bone where a fifth of what is no air is, else soft tissue. MR: from the
-    1st to the 99th percentile.
+    CT: lung where a twentieth of the voxels are, bone where a fifth of what is no air is, else soft tissue. MR: from
+    the 1st to the 99th percentile.
     """
     ranges, first = {"full range": window, **PRESETS[modality]}, "full range"
     if volumes:

@@ -48,8 +48,8 @@ class StateFile:
                 raise
             state = {}      # cut where the library looks for the end of the file
         if state.pop("digest", None) != self._digest(state):
-            raise ValueError(f"{self.path}: damaged, or not the state of this run; without this file the run starts at its "
-                             "first level")
+            raise ValueError(f"{self.path}: damaged, or not the state of this run; without this file the run starts at "
+                             "its first level")
         return state
 
     def _digest(self, state: dict) -> str:

@@ -37,10 +37,10 @@ class NotFinite(FloatingPointError):
 class Run:
     """The folder of one run and what belongs there; also the observer of `algorithms.reconstruct`.
 
-    Used in a ``with`` statement, which holds the folder for this process. The folder is a new one, named by
-    `utils.run.folder.parent_folder` and the time, or that of an interrupted run, ``options.resume``. It gets the
-    settings when it is made, volumes as they are saved, and the rest from `finish`. An error that ends the statement
-    carries ``run_folder``, from which the run can go on.
+    The folder is a new one, named by `utils.run.folder.parent_folder` and the time, or that of an interrupted run,
+    ``options.resume``. It gets the settings at once, volumes as they are saved, and the rest from `finish`. It is held
+    for this process from the start until the end of a ``with`` statement that the run is to be used in; an error that
+    ends the statement carries ``run_folder``, from which the run can go on.
 
     Args:
         options: an object with the options as attributes; it is not changed.
@@ -51,7 +51,7 @@ class Run:
         slice_axis: the axis of [D, H, W] that the prior's slices are stacked along.
         device: where the run computes, for its settings.
 
-    Raises (when entered):
+    Raises:
         ValueError: the folder is that of a complete run, or another process works on it; its state is damaged; a file
             has another content than in the run that is repeated or resumed.
     """
@@ -64,19 +64,20 @@ class Run:
         self.progress: Progress | None = None
         self.begun, self.date = time.perf_counter(), datetime.now()
 
-    def __enter__(self) -> "Run":
-        low, high = map(float, self.window)
-        self.settings = record(self.options, self.device) | {"intensities": {"low": low, "high": high}}
-        self.folder: Path = self.options.resume or new_folder(parent_folder(self.options, self.modality))
+        low, high = map(float, window)
+        self.settings = record(options, device) | {"intensities": {"low": low, "high": high}}
+        self.folder: Path = options.resume or new_folder(parent_folder(options, modality))
         with ExitStack() as held:
             held.enter_context(owned(self.folder))
             if is_complete(self.folder):
                 raise ValueError(f"{self.folder}: that run is complete")
-            if not self.options.resume:
+            if not options.resume:
                 self.save_text("args.yaml", yaml_text(self.settings))
             self.state = StateFile(self.folder / "state.pt", (self.folder / "args.yaml").read_text(encoding="utf-8"))
             self.state.read()       # what is wrong with it is found before the measurement is made
             self.held = held.pop_all()
+
+    def __enter__(self) -> "Run":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -115,7 +116,8 @@ class Run:
         """Write [n, 1, H, W] in the input's units; returns it as [D, H, W] in the unit range."""
         unit = self.to_volume(x).float().cpu()
         self.save_volume(name, self.template.with_array(scale_from_unit(unit, *self.window)))
-        log.debug("  %s.nii.gz after %.1f s, peak memory so far %s", name, time.perf_counter() - self.begun, peak_memory())
+        log.debug("  %s.nii.gz after %.1f s, peak memory so far %s", name, time.perf_counter() - self.begun,
+                  peak_memory())
         return unit
 
     # ---- The observer of a reconstruction ----------------------------------------------------------------------------

@@ -98,11 +98,11 @@ def _measured(options):
         if not np.allclose(np.reshape(place.direction, (3, 3)), np.eye(3), atol=0.01):
             log.warning(f"{options.data}: an oblique reference; its axes are taken for those of {options.geometry}")
     place = place.crop(options.slice_begin, options.slice_end)
-    found = read_line_integrals(options.projections, (scan.views, *scan.det_shape), options.flat, options.dark, options.i0,
-                                options.bad_pixels)
+    found = read_line_integrals(options.projections, (scan.views, *scan.det_shape), options.flat, options.dark,
+                                options.i0, options.bad_pixels)
     if found.replaced:
-        log.warning(f"{options.projections}: {found.replaced} of {found.p.size} pixels counted nothing above dark; they got "
-                    "the least that could be counted")
+        log.warning(f"{options.projections}: {found.replaced} of {found.p.size} pixels counted nothing above dark; "
+                    "they got the least that could be counted")
     if found.bad.any():
         log.warning(f"{options.projections}: {found.bad.sum()} bad pixels of the detector are interpolated, (v, u) = "
                     f"{_places(found.bad)}")

@@ -46,7 +46,7 @@ def denoising_errors(network: Callable, images: torch.Tensor, levels: Iterable[f
 
 
 def steadily(items: Sequence, label: str, quiet: bool = False) -> Iterator:
-    """The items; meanwhile, if not ``quiet``, a progress bar on a terminal, elsewhere a line every `LINE_EVERY` seconds."""
+    """The items; meanwhile, if not ``quiet``, a progress bar, or with no terminal lines every `LINE_EVERY` seconds."""
     said = time.monotonic()
     for k, item in enumerate(tqdm(items, label, disable=quiet or None)):
         yield item

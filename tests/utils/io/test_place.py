@@ -112,6 +112,7 @@ def test_slices_of_a_ct_count_from_the_feet_and_it_is_said(tmp_path, axes, caplo
 
 
 def test_a_ct_says_what_is_clamped_and_what_is_no_hu(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     values = np.full((8, 8, 4), -1000, np.float32)
     values[2:5, 2:5] = 40
     values[3, 3, :2], values[0, 0, 0] = (3000, 2500), -1024

@@ -344,7 +344,7 @@ def test_memory_beside_the_projections(tmp_path, name, kind):
     found = read_projections(path)
     peak = tracemalloc.get_traced_memory()[1]    # of NumPy and Python
     tracemalloc.stop()
-    assert same(found, array) and peak < (1.7 if ".nii" in name else 1.3) * found.nbytes
+    assert same(found, array) and peak < 1.3 * found.nbytes
 
 
 def named(folder, names):

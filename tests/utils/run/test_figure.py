@@ -34,7 +34,8 @@ def test_names_are_words_and_quality_and_unit_are_said(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (
         said.extend(text.get_text() for text in figure.findobj(Text)), path.write_bytes(b"")))
-    save_panel(tmp_path / "panel.png", volumes(("GT", "IR", "recon")), {"IR": {"psnr": 20.126}, "recon": {"psnr": None}}, "HU")
+    metrics = {"IR": {"psnr": 20.126}, "recon": {"psnr": None}}
+    save_panel(tmp_path / "panel.png", volumes(("GT", "IR", "recon")), metrics, "HU")
     assert {"truth", "SIRT\nof the views used\n20.13 dB", "reconstruction", "axial", "axial\nerror", "values (HU)",
             "error (HU)"} <= set(said)
 

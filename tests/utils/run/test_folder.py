@@ -13,7 +13,8 @@ from utils.run.folder import new_folder, noise_label, owned, parent_folder, prio
 def test_the_folder_names_what_was_run(options, tmp_path):
     results = tmp_path / "results"
     assert parent_folder(options(), "ct") == results / "prior/scan/CBCT/SVCT-20/DDS/clean"
-    assert parent_folder(options(sino_noise=1e4, config_path=None), "mr") == results / "no-prior/scan/SVCT-20/DDS/poisson-10000"
+    noisy = options(sino_noise=1e4, config_path=None)
+    assert parent_folder(noisy, "mr") == results / "no-prior/scan/SVCT-20/DDS/poisson-10000"
     measured = options(projections=Path("p/scan 7.npy"), degree=None, data=None)
     assert parent_folder(measured, "ct") == results / "prior/scan 7/CBCT/all-views/DDS/measured"
 
@@ -27,8 +28,8 @@ def test_no_name_of_a_file_leads_out_of_the_output_folder_or_to_another_level(op
 
 
 def test_endings_are_taken_off_where_they_are_known():
-    assert [plain_name(Path(name)) for name in ("x.nii.gz", "x.NII", "x.1.npy", "a/x.9590.1", "x.9590.2", "x.tiff", "x.y")] == [
-        "x", "x", "x.1", "x.9590.1", "x.9590.2", "x", "x.y"]
+    names = ("x.nii.gz", "x.NII", "x.1.npy", "a/x.9590.1", "x.9590.2", "x.tiff", "x.y")
+    assert [plain_name(Path(name)) for name in names] == ["x", "x", "x.1", "x.9590.1", "x.9590.2", "x", "x.y"]
 
 
 def test_priors_of_one_config_do_not_share_a_folder(options):
@@ -68,9 +69,8 @@ def test_a_folder_belongs_to_one_process_and_to_nobody_when_that_is_killed(tmp_p
         assert other.stdout.readline() == "held\n"
         writing = tmp_path / ".partial-7-recon.nii.gz"
         writing.write_text("half of a volume")
-        with pytest.raises(ValueError, match=f"{tmp_path}: another process is at work"):
-            with owned(tmp_path):
-                pass
+        with pytest.raises(ValueError, match=f"{tmp_path}: another process is at work"), owned(tmp_path):
+            pass
         assert writing.exists()             # of the process that is at work
     finally:
         other.kill()

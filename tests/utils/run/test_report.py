@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from utils.run import report
-from utils.run.report import PAGE, pooled, to_nifti, write_report
 from utils.io.read import read_volume
 from utils.io.volume import Volume
+from utils.run import report
+from utils.run.report import PAGE, pooled, to_nifti, write_report
 
 PLACE = dict(spacing=(2.0, 3.0, 4.0), origin=(-10.0, 20.0, 5.0), direction=(1, 0, 0, 0, -1, 0, 0, 0, -1))
 SETTINGS = {"task": "SVCT", "data": "<b>scan</b> & more", "nothing": None, "versions": {"torch": "2.15"}}
@@ -36,7 +36,8 @@ def a_set(shape=(12, 20, 16), names=("GT", "FBP-LV", "IR", "recon"), scale=200.0
 
 def write(path, volumes=None, **changes):
     values = dict(title="A run of <script>alert(1)</script>", settings=SETTINGS, metrics=METRICS, history=HISTORY,
-                  volumes=a_set() if volumes is None else volumes, window=(-1000.0, 1600.0), modality="ct", about=ABOUT, slices=SLICES)
+                  volumes=a_set() if volumes is None else volumes, window=(-1000.0, 1600.0),
+                  modality="ct", about=ABOUT, slices=SLICES)
     write_report(path, **values | changes)
     return path.read_text(encoding="utf-8")
 

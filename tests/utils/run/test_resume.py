@@ -1,6 +1,4 @@
 """The state of an interrupted run: kept rarely enough, given back whole, refused when it is not what was kept."""
-import copy
-
 import pytest
 import torch
 
@@ -71,10 +69,10 @@ def test_keeping_the_state_takes_a_small_share_of_the_time(tmp_path, monkeypatch
         clock[0] += 0.09
         kept.append(content["level"])
 
-    monkeypatch.setattr(resume, "save", slow_disk)
+    monkeypatch.setattr(resume, "save_tensors", slow_disk)
     monkeypatch.setattr(resume.time, "perf_counter", lambda: clock[0])
     file, made = StateFile(tmp_path / "state.pt", ""), []
     for level in range(1, 17):
         clock[0] += 1
-        file.keep(lambda: made.append(level) or copy.copy(STATE) | {"level": level})
+        file.keep(lambda level=level: made.append(level) or STATE | {"level": level})
     assert kept == made == [1, 6, 11, 16]

@@ -72,7 +72,7 @@ def interrupted(make_run):
         run.begin(4, "noise levels")
         for level in range(2):
             run.estimate(level, torch.zeros(SHAPE), 0.5, 0.1)
-            run.keep(lambda: {"level": level + 1, "x": torch.ones(SHAPE)})
+            run.keep(lambda level=level: {"level": level + 1, "x": torch.ones(SHAPE)})
             run.state.due = 0
         raise KeyboardInterrupt
     assert caught.value.run_folder == run.folder
@@ -97,23 +97,22 @@ def test_a_run_goes_on_where_it_was_interrupted(make_run, caplog, capsys):
     assert len(run.history) == 4 and not (run.folder / "state.pt").exists()
     assert (run.folder / "args.yaml").read_bytes() == settings
     with pytest.raises(ValueError, match=f"^{run.folder}: that run is complete"):
-        with make_run(resume=run.folder):
-            pass
+        make_run(resume=run.folder)
 
 
 def test_a_damaged_state_is_found_before_anything_is_computed(make_run):
     first = interrupted(make_run)
     state = torch.load(first.folder / "state.pt", weights_only=True)
     torch.save(state | {"level": 99}, first.folder / "state.pt")
-    with pytest.raises(ValueError, match=f"^{first.folder}/state.pt: damaged"), make_run(resume=first.folder):
-        raise AssertionError("the run began")
+    with pytest.raises(ValueError, match=f"^{first.folder}/state.pt: damaged"):
+        make_run(resume=first.folder)
 
 
 def test_a_second_process_in_a_folder_is_refused_and_the_folder_free_afterwards(make_run):
     first = interrupted(make_run)
-    with make_run(resume=first.folder):
-        with pytest.raises(ValueError, match=f"^{first.folder}: another process is at work"), make_run(resume=first.folder):
-            raise AssertionError("the run began")
+    busy = pytest.raises(ValueError, match=f"^{first.folder}: another process is at work")
+    with make_run(resume=first.folder), busy:
+        make_run(resume=first.folder)
     with make_run(resume=first.folder) as run:
         assert run.kept() is not None
 
