@@ -1,6 +1,7 @@
 """Cone-beam geometries as values."""
 import math
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -178,7 +179,7 @@ class ConeGeometry:
         return replace(self, angles=(), src_dist=None, det_dist=None, det_spacing=None, det_offset=(0, 0),
                        view_vectors=views, det_shape=self.det_shape[::-1])
 
-    def select(self, indices):
+    def select(self, indices: Sequence[int]) -> "ConeGeometry":
         """The same scan with these views alone, in this order."""
         name = "view_vectors" if self.view_vectors else "angles"
         return replace(self, **{name: [getattr(self, name)[i] for i in indices]})
@@ -188,11 +189,11 @@ class ConeGeometry:
         return replace(self, volume_shape=volume_shape,
                        voxel_size=self.voxel_size if voxel_size is None else voxel_size)
 
-    def moved_grid(self, volume_shape, volume_centre):
+    def moved_grid(self, volume_shape: tuple, volume_centre: tuple) -> "ConeGeometry":
         """The same scan of voxels of the same size in another place (z, y, x)."""
         return replace(self, volume_shape=volume_shape, volume_centre=volume_centre)
 
-    def slab(self, begin, end):
+    def slab(self, begin: int, end: int) -> "ConeGeometry":
         """The same scan of slices begin to end (half-open) of the volume alone."""
         (depth, *plane), (z, *centre) = self.volume_shape, self.volume_centre
         return replace(self, volume_shape=(end - begin, *plane),
