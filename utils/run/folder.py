@@ -11,7 +11,7 @@ from utils.io.files import ROOT, plain_name
 try:
     import fcntl
 except ImportError:     # Windows
-    fcntl = None
+    fcntl = None    # type: ignore[assignment]
 
 SHIPPED_PRIORS = ROOT / "demo"
 WITHOUT_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)     # of network file systems

@@ -46,7 +46,8 @@ def data_range(truth: torch.Tensor) -> float:
 
 def by_slice(volume: torch.Tensor, truth: torch.Tensor, axis: int) -> dict[str, list]:
     """PSNR (dB) of each slice along ``axis``, and the inter-slice error of each pair; None where it is not finite."""
-    span, found, before = data_range(truth), {"psnr": [], "inter_slice_error": []}, None
+    span, before = data_range(truth), None
+    found: dict[str, list] = {"psnr": [], "inter_slice_error": []}
     for ours, theirs in zip(volume.movedim(axis, 0), truth.movedim(axis, 0)):
         error = ours - theirs
         found["psnr"].append(_finite(peak_signal_noise_ratio(ours, theirs, data_range=span)))

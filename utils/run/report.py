@@ -51,7 +51,7 @@ def write_report(path: str | Path, *, title: str, about: dict[str, str], setting
     if len({volume.array.shape for volume in volumes.values()}) > 1:
         raise ValueError("volumes of different shapes; accepted: one grid")
     page = Template((PAGE / "page.html").read_text(encoding="utf-8"))
-    compared = {name: volumes[name] for name in ("GT", "IR", "ATy", "recon") if name in volumes}
+    compared: dict[str, Volume] = {name: volumes[name] for name in ("GT", "IR", "ATy", "recon") if name in volumes}
     fields = {"title": escape(title), "about": _about(about), "settings": _settings_table(settings),
               "metrics": _metrics_table(metrics), "explained": _explained(metrics),
               "slices": _chart("Slice by slice", charts.by_slice(slices)),

@@ -60,7 +60,10 @@ class Run:
                  window: tuple[float, float], slice_axis: int, device: str):
         self.options, self.modality, self.template, self.to_volume = options, modality, template, to_volume
         self.window, self.slice_axis, self.device = window, slice_axis, device
-        self.units, self.metrics, self.slices, self.history = {}, {}, {}, []
+        self.units: dict[str, torch.Tensor] = {}
+        self.metrics: dict[str, dict] = {}
+        self.slices: dict[str, dict] = {}
+        self.history: list[dict] = []
         self.progress: Progress | None = None
         self.begun, self.date = time.perf_counter(), datetime.now()
 
