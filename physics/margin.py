@@ -5,6 +5,8 @@ meet outside the volume into it. The remedies: rows are extended by the circle t
 a larger grid, from which what lies outside the volume is projected and subtracted. For detectors whose rows lie across
 the axis; one on its side is to be turned before (`ConeGeometry.turned`).
 """
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d, pad
@@ -14,6 +16,36 @@ from physics.geometry import ConeGeometry
 from physics.views import view_angles
 
 AIR = 0.04          # of the largest line integral: less is air
+
+
+def volume_alone(y: torch.Tensor, geometry: ConeGeometry, solve: Callable, operator: Callable = ConeBeam,
+                 chosen: slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
+    """Line integrals of the volume alone, and its reconstruction: what the rays meet outside is found and taken out.
+
+    Needed where rows end inside the object, where the object is wider than the volume, and where only some of the
+    volume's slices are wanted. Costs one reconstruction of the larger grid and, if there is anything outside, one
+    projection.
+
+    Args:
+        y: line integrals [1, views, det_v, det_u] of everything.
+        geometry: of them, with the volume.
+        solve: reconstructs x [D, 1, H, W] from line integrals and an operator, as `sirt`.
+        operator: makes an operator from a geometry.
+        chosen: slices of the volume, the others count as outside.
+
+    Returns:
+        [1, views, det_v, det_u] and [D, 1, H, W] of the chosen slices.
+    """
+    wide, wide_geometry = extend_rows(y, geometry)
+    larger, (z, rows, columns) = with_margin(wide, wide_geometry)
+    x = solve(wide, operator(larger))
+    begin, end, _ = chosen.indices(geometry.volume_shape[0])
+    target = slice(z.start + begin, z.start + end), rows, columns
+    inside = x[target[0], :, rows, columns].contiguous()
+    if inside.shape == x.shape:
+        return y, inside
+    grid = geometry.moved_grid(larger.volume_shape, larger.volume_centre)
+    return without_outside(y, operator(grid), x, target), inside
 
 
 def cut_sides(y: torch.Tensor, geometry: ConeGeometry) -> tuple[bool, bool]:

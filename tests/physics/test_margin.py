@@ -8,9 +8,9 @@ import torch
 from physics.cone_beam import ConeBeam
 from physics.fdk import fdk
 from physics.geometry import ConeGeometry
-from physics.margin import cut_sides, extend_rows, with_margin, without_outside
+from physics.margin import cut_sides, extend_rows, volume_alone, with_margin, without_outside
 from physics.sirt import sirt
-from tests.physics.scans import body_errors, body_projections
+from tests.physics.scans import ball, body_errors, body_projections
 
 WIDE = ConeGeometry(angles=np.arange(0, 360, 6), src_dist=785, det_dist=415, det_shape=(9, 100), det_spacing=(3, 3),
                     volume_shape=(5, 64, 64), voxel_size=(2, 2, 2))
@@ -21,14 +21,10 @@ def within(errors, centre, edge):
     return abs(errors[0]) < centre and abs(errors[1]) < edge
 
 
-def solved(y, scan, iterations=40):
+def solved(y, scan):
     """SIRT with a margin, and SIRT of the volume alone once the margin is subtracted: both in the volume."""
-    wide, wide_scan = extend_rows(y, scan)
-    larger, target = with_margin(wide, wide_scan)
-    x = sirt(wide, ConeBeam(larger), iterations)
-    on_detector = replace(larger, det_shape=scan.det_shape, det_offset=scan.det_offset)
-    rest = without_outside(y, ConeBeam(on_detector), x, target)
-    return x[target[0], :, target[1], target[2]], sirt(rest, ConeBeam(scan), iterations)
+    rest, x = volume_alone(y, scan, lambda y, operator: sirt(y, operator, 40))
+    return x, sirt(rest, ConeBeam(scan), 40)
 
 
 def test_a_body_that_is_seen_whole():
@@ -91,3 +87,15 @@ def test_the_grid_grows_to_what_the_rays_meet():
     assert larger.volume_shape[1] - rows.stop < rows.start
     ends = [larger.volume_centre[1] + way * larger.volume_shape[1] for way in (-1, 1)]      # voxels of 2
     assert ends[0] == pytest.approx(-80, abs=3) and ends[1] == 84
+
+
+def test_slices_of_a_volume_that_holds_all():
+    scan = ConeGeometry(angles=np.arange(0, 360, 20), src_dist=90, det_dist=60, det_shape=(40, 64),
+                        det_spacing=(1.5, 1.5), volume_shape=(12, 24, 24), voxel_size=(1, 1, 1))
+    volume, operator = ball((12, 24, 24)), ConeBeam(scan)
+    y = operator.A(volume)
+    rest, x = volume_alone(y, scan, lambda y, operator: volume, chosen=slice(3, 7))
+    assert torch.equal(x, volume[3:7])
+    assert torch.allclose(rest, ConeBeam(scan.slab(3, 7)).A(volume[3:7].contiguous()), atol=1e-3)
+    rest, x = volume_alone(y, scan, lambda y, operator: volume)
+    assert rest is y and torch.equal(x, volume)

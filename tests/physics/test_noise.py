@@ -59,7 +59,7 @@ def test_generator_decides():
 
 @pytest.mark.parametrize("level", [-1, -1e-9, math.nan, math.inf])
 def test_bad_levels(level):
-    with pytest.raises(ValueError, match="noise level"):
+    with pytest.raises(ValueError, match="level: expected"):
         add_noise(torch.zeros(3), level)
 
 
