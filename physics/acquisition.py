@@ -1,6 +1,6 @@
 """A cone-beam scan as the solvers need it: which views, on which part of the detector, of which part of the volume."""
-import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -8,10 +8,8 @@ from physics.backends import cone_beam_operator
 from physics.cone_beam import ConeBeam
 from physics.fdk import check_fdk, fdk
 from physics.geometry import ConeGeometry
-from physics.margin import extend_rows, with_margin, without_outside
+from physics.margin import extend_rows, volume_alone, without_outside
 from physics.sirt import sirt
-
-log = logging.getLogger(__name__)
 
 
 class Acquisition:
@@ -78,22 +76,17 @@ class Acquisition:
         Returns:
             (y in the range of ``operator``, SIRT [slices, 1, H, W]).
         """
-        geometry, seen, (z, rows, columns) = self.few.geometry, y, (slice(0, None), slice(0, None), slice(0, None))
+        def solve(y, operator):
+            return sirt(y, operator, progress=progress)
+
         if self.measured:
-            seen, wide = extend_rows(y, geometry)
-            larger, (z, rows, columns) = with_margin(seen, wide)
-            if larger.volume_shape != geometry.volume_shape or wide.det_shape != geometry.det_shape:
-                log.info("the object reaches beyond the volume%s: SIRT of %s voxels knows what is outside",
-                         " and the detector" * (wide.det_shape != geometry.det_shape),
-                         " x ".join(map(str, larger.volume_shape)))
-            geometry = geometry.moved_grid(larger.volume_shape, larger.volume_centre)
-            around = sirt(seen, cone_beam_operator(larger, self.projector), progress=progress)
+            y, initial = volume_alone(y, self.few.geometry, solve, partial(cone_beam_operator, projector=self.projector),
+                                      self.slices)
         else:
-            around = sirt(y, self.few, progress=progress)
-        target = (slice(z.start + self.slices.start, z.start + self.slices.stop), rows, columns)
-        initial = around[target[0], :, rows, columns].contiguous()
-        if initial.shape != around.shape:
-            y = without_outside(y, cone_beam_operator(geometry, self.projector), around, target)
+            whole = solve(y, self.few)
+            initial = whole[self.slices].contiguous()
+            if initial.shape != whole.shape:
+                y = without_outside(y, self.few, whole, (self.slices, slice(None), slice(None)))
         return self.on_window(y).contiguous(), initial
 
     def on_window(self, y: torch.Tensor) -> torch.Tensor:
