@@ -2,7 +2,11 @@
 """Cone-beam CT from few or limited angles, with a 2D diffusion prior made coherent in 3D by ISCS."""
 import logging
 import math
+import signal
 from contextlib import ExitStack
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)     # Ctrl-C while all this is imported: no traceback
 
 from utils.cli.messages import failures, input_errors, set_up_logging
 from utils.cli.settings import parse_args
@@ -32,7 +36,8 @@ def run(options, stack) -> None:
 
     # 1. What is asked for: scan, volume, prior. Everything that can be wrong is found here.
     with input_errors(debug=options.debug):
-        device = choose_device(options.device, options.gpu)
+        with input_errors("--device"):
+            device = choose_device(options.device, options.gpu)
         scan, place, p = read_scan(options)
         # At the most about a dozen volumes and two sets of projections are needed at a time.
         home = volumes_device(device, 12 * math.prod(scan.volume_shape) + 2 * scan.views * math.prod(scan.det_shape))

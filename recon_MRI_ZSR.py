@@ -1,7 +1,11 @@
 #!/usr/bin/env python3
 """MRI super-resolution along z, with a 2D diffusion prior made coherent in 3D by ISCS."""
 import logging
+import signal
 from contextlib import ExitStack
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)     # Ctrl-C while all this is imported: no traceback
 
 from utils.cli.messages import failures, input_errors, set_up_logging
 from utils.cli.settings import parse_args
@@ -31,7 +35,8 @@ def run(options, stack) -> None:
 
     # 1. What is asked for: volume, prior, operator. Everything that can be wrong is found here.
     with input_errors(debug=options.debug):
-        device = choose_device(options.device, options.gpu)
+        with input_errors("--device"):
+            device = choose_device(options.device, options.gpu)
         volume, window = read_mr(options)
         with input_errors(str(options.data)):
             truth = torch.from_numpy(scale_to_unit(volume.array, *window, clip=False))
