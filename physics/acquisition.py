@@ -41,7 +41,8 @@ class Acquisition:
         begin, end = slices if slices != (0, 0) else (0, depth)
         if not 0 <= begin < end <= depth:
             raise ValueError(f"slices {begin} to {end}: accepted are begin < end <= {depth}, the number of slices")
-        self.views, self.slices, self.projector, self.measured = list(views), slice(begin, end), projector, measured
+        self.views, self.slices, self.projector = list(views), slice(begin, end), projector
+        self.measured = measured and not geometry.sideways      # margins are worked out along rows across the axis
         self.full: ConeBeam = cone_beam_operator(geometry, projector)
         self.few: ConeBeam = cone_beam_operator(geometry.select(views), projector)
         self.doubt = check_fdk(self.few.geometry)
