@@ -60,7 +60,8 @@ def run(options, stack) -> None:
 
 def measure(options, run, acquisition, place, p, generator, home):
     """The problem that the measurement poses, after the baselines: line integrals in voxels of unit intensity, of which
-    a ray is attenuated by exp(-attenuation y)."""
+    a ray is attenuated by exp(-attenuation y).
+    """
     import torch
 
     from algorithms.problem import Problem

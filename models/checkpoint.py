@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-
 # What torch.load raises, besides OSError, for a file that is no checkpoint.
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
               AssertionError, OverflowError, MemoryError, struct.error, zipfile.BadZipFile)

@@ -6,8 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.layers import (FIR, Attention, GaussianFourierProjection, PyramidDownsample, PyramidSum,
-                           ResidualBlock, conv, dense, group_norm, SQRT_HALF)
+from models.layers import (
+    FIR,
+    SQRT_HALF,
+    Attention,
+    GaussianFourierProjection,
+    PyramidDownsample,
+    PyramidSum,
+    ResidualBlock,
+    conv,
+    dense,
+    group_norm,
+)
 
 # What is built, key by key; any other value is refused.
 SUPPORTED = {

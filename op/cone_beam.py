@@ -142,7 +142,7 @@ def _apply(function, source, rays, kernels, out):
     if out.shape != shape or out.dtype != source.dtype or out.device != source.device or not out.is_contiguous():
         raise ValueError(f"out: expected contiguous {source.dtype} {list(shape)} on {source.device}, "
                          f"found {out.dtype} {list(out.shape)} on {out.device}")
-    if out.requires_grad or torch.is_grad_enabled() and source.requires_grad:
+    if out.requires_grad or (torch.is_grad_enabled() and source.requires_grad):
         raise ValueError("out: there is no gradient through it")
     return function.write(source.detach(), rays, kernels, out)
 

@@ -124,7 +124,7 @@ def swapped(content, order):
     """A NIfTI file of int16, its header and voxels in this byte order."""
     content = bytearray(content)
     if order == ">":
-        for place, kind in {**NIFTI, **{k: "i2" for k in range(352, len(content), 2)}}.items():
+        for place, kind in {**NIFTI, **dict.fromkeys(range(352, len(content), 2), "i2")}.items():
             if place not in (123, 344):
                 size = int(kind[1])
                 content[place:place + size] = content[place:place + size][::-1]
@@ -149,7 +149,7 @@ def test_nifti(folder, nifti, order, packed, fields, damage, turn):
     volume = outcome(path, read_volume, turn)
     assert volume is None or is_volume(volume)
     found = outcome(path, read_projections)
-    assert found is None or found.ndim == 3 and np.isfinite(found).all()
+    assert found is None or (found.ndim == 3 and np.isfinite(found).all())
     path.unlink()
 
 
@@ -312,7 +312,7 @@ def test_geometry(folder, changes, place, odd):
     path.write_text(changed(yaml.safe_dump(GEOMETRY), dict(GEOMETRY), changes, place, odd), encoding="utf-8",
                     errors="replace")
     found = outcome(path, read_geometry)
-    assert found is None or isinstance(found, ConeGeometry) and np.isfinite(found.vectors).all()
+    assert found is None or (isinstance(found, ConeGeometry) and np.isfinite(found.vectors).all())
     path.unlink()
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.ncsnpp import NCSNpp
 from models.checkpoint import load_weights
+from models.ncsnpp import NCSNpp
 from utils.io.config import load_config
 
 ROOT_CONFIGS = ("AAPM_256_ncsnpp_Chung", "BMR_ZSR_256")

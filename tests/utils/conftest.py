@@ -17,7 +17,8 @@ FLAGS = ("--headless=new", "--no-sandbox", "--use-gl=angle", "--use-angle=swifts
 
 class Browser:
     """One page of a browser. ``problems`` collects what it writes to its console as errors, and what it throws;
-    ``requests`` the addresses it loads."""
+    ``requests`` the addresses it loads.
+    """
 
     def __init__(self, program: str, folder, *flags: str, timeout: float = 120):
         self.timeout, self.count, self.buffer = timeout, 0, b""

@@ -1,5 +1,6 @@
 """The flags of the two reconstructions, made from a table. Only the standard library is imported here: a wrong flag is
-answered before anything heavy is loaded."""
+answered before anything heavy is loaded.
+"""
 import argparse
 import sys
 from dataclasses import dataclass

@@ -120,7 +120,8 @@ CONDITIONS: dict[str, Callable[[dict], bool]] = {
 
 def _preset(modality: str, given: dict, earlier: dict, flags: dict, read_yaml: Callable) -> dict:
     """The settings of --preset NAME: configs/presets/NAME.yaml has a section for each modality, and in it sections
-    that hold under `CONDITIONS`, the later ones first."""
+    that hold under `CONDITIONS`, the later ones first.
+    """
     name = given.get("preset")
     if name is None or earlier:
         return {}

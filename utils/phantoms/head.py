@@ -1,5 +1,6 @@
 """A synthetic head for MR with T1 contrast. Anatomical axes in mm from the middle of the brain: z superior,
-y posterior, x left."""
+y posterior, x left.
+"""
 import numpy as np
 
 from utils.phantoms.shapes import Space, check_grid, fit_scale, paint, ramp, smooth_max, smooth_min
@@ -74,7 +75,8 @@ class _Head:
 
     def _folds(self, wavelength, count=32):
         """Distance (mm, roughly) to the nearest fold of the cortex: the zero set of `count` plane waves of
-        one wavelength in all directions, run along the cortex rather than through it. 99 off the brain."""
+        one wavelength in all directions, run along the cortex rather than through it. 99 off the brain.
+        """
         s, rng = self.s, self.rng
         near = self.cerebrum < 2 * s.edge
         stretch = np.clip(self.k[near], 0.3, None) ** -0.55

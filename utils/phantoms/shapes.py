@@ -24,7 +24,8 @@ class Space:
 
     def noise(self, rng, scale):
         """Random field of unit variance without detail below `scale` mm (a number or one per axis):
-        a lattice of normal numbers seen through cubic B-splines. Does not advance `rng`."""
+        a lattice of normal numbers seen through cubic B-splines. Does not advance `rng`.
+        """
         weights = [_bspline_weights(axis, s) for axis, s in zip(self.axes, np.broadcast_to(scale, 3))]
         lattice = rng.spawn(1)[0].standard_normal([w.shape[1] for w in weights], np.float32)
         field = np.einsum("hj,kjw->khw", weights[1], lattice @ weights[2].T, optimize=True)

@@ -1,5 +1,6 @@
 """A synthetic patient for CT: chest and upper abdomen in HU. Anatomical axes in mm: z inferior from the
-carina, y posterior and x left from the middle of the rib cage."""
+carina, y posterior and x left from the middle of the rib cage.
+"""
 import numpy as np
 
 from utils.phantoms.shapes import Space, check_grid, fit_scale, grow_tree, paint, ramp, smooth_max, smooth_min

@@ -88,7 +88,7 @@ def test_refuses_what_is_no_grid(shape, spacing):
 @pytest.mark.parametrize("kind, make, last, scale", [("thorax", thorax, -1, 1), ("head", head, 1, 1000)])
 def test_command_writes_geometry(tmp_path, kind, make, last, scale):
     path = tmp_path / "new" / f"{kind}.nii.gz"
-    grid = "--shape 5 20 24 --spacing 8 15 12.5".split()
+    grid = ["--shape", "5", "20", "24", "--spacing", "8", "15", "12.5"]
     main([kind, "--seed", "7", *grid, "--output", str(path)])
     image = sitk.ReadImage(str(path))
     assert image.GetPixelID() == sitk.sitkInt16 and image.GetSize() == (24, 20, 5)
