@@ -2,6 +2,7 @@
 """MRI super-resolution along z, with a 2D diffusion prior made coherent in 3D by ISCS."""
 import logging
 from contextlib import ExitStack
+from typing import Any
 
 from utils.cli.messages import failures, input_errors, set_up_logging
 from utils.cli.settings import parse_args
@@ -10,14 +11,14 @@ from utils.io.yaml_file import read_yaml
 log = logging.getLogger(__name__)
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] | None = None) -> None:
     options = parse_args("mr", argv, read_yaml)
     set_up_logging(options.verbosity)
     with failures(options.debug), ExitStack() as stack:
         run(options, stack)
 
 
-def run(options, stack) -> None:
+def run(options: Any, stack: ExitStack) -> None:
     import torch
 
     from algorithms.problem import Problem, reconstruct
@@ -28,6 +29,10 @@ def run(options, stack) -> None:
     from utils.run.run import Run
     from utils.run.scan import read_mr
     from utils.run.setup import set_up
+
+    def to_volume(x: torch.Tensor) -> torch.Tensor:
+        """Slices [H, 1, W, D] as a volume [D, H, W]."""
+        return x[:, 0].permute(2, 0, 1)
 
     # 1. What is asked for: volume, prior, operator. Everything that can be wrong is found here.
     with input_errors(debug=options.debug):
@@ -59,11 +64,6 @@ def run(options, stack) -> None:
     # 3. Reconstruction.
     run.save("recon", reconstruct(problem, prior, method, generator, observer=run))
     run.finish()
-
-
-def to_volume(x):
-    """Slices [H, 1, W, D] as a volume [D, H, W]."""
-    return x[:, 0].permute(2, 0, 1)
 
 
 if __name__ == "__main__":

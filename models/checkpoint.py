@@ -3,6 +3,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -105,7 +106,7 @@ def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> 
     return content
 
 
-def _check(path, name: str, value, expected: torch.Tensor) -> None:
+def _check(path: str | Path, name: str, value: Any, expected: torch.Tensor) -> None:
     if not torch.is_tensor(value) or value.shape != expected.shape:
         found = f"shape {list(value.shape)}" if torch.is_tensor(value) else type(value).__name__
         raise ValueError(f"{path}: tensor {name} has {found}, expected {list(expected.shape)}; is the checkpoint "

@@ -1,5 +1,7 @@
 """NCSN++: the score network (Song et al. 2021), with the parameter names and order of published checkpoints."""
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +46,7 @@ SUPPORTED = {
 }
 
 
-def check_config(config) -> None:
+def check_config(config: Any) -> None:
     """Raise ValueError naming the first key of ``config`` whose value is outside what NCSNpp builds."""
     for key, accepted in SUPPORTED.items():
         section, name = key.split(".")
@@ -93,7 +95,7 @@ class NCSNpp(nn.Module):
     Raises ValueError for a config value outside what is built, naming the key.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Any):
         super().__init__()
         check_config(config)
         model, image = config.model, config.data.num_channels
@@ -219,12 +221,10 @@ class NCSNpp(nn.Module):
                 output = image if output is None else self.pyramid_up(output) + image
             if resamples:
                 h = next(layer)(h, temb)
-        if self.progressive == "none":
-            output = _to_image(layer, h)
-        return output
+        return _to_image(layer, h) if output is None else output
 
 
-def _to_image(layer, h: torch.Tensor) -> torch.Tensor:
+def _to_image(layer: Iterator[nn.Module], h: torch.Tensor) -> torch.Tensor:
     """Features to an image through the next two layers: GroupNorm, swish, 3x3 convolution."""
     norm, convolution = next(layer), next(layer)
     return convolution(F.silu(norm(h)))

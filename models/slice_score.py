@@ -1,5 +1,6 @@
 """The prior as the sampler sees it: the score of a whole stack of slices, computed batch by batch."""
 import logging
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ class SliceScore:
     iterable of batches, for a progress bar.
     """
 
-    def __init__(self, network: nn.Module, batch_size: int, device, progress=lambda batches: batches):
+    def __init__(self, network: nn.Module, batch_size: int, device: torch.device | str, progress: Callable = iter):
         self.network = network.to(device).eval().requires_grad_(False)
         self.batch_size, self.device, self.progress = batch_size, device, progress
 

@@ -150,10 +150,10 @@ class ConeGeometry:
                      for edge in (np.floor(pixel.min()), np.ceil(pixel.max()) + 1))
 
     @property
-    def window(self) -> tuple[int, ...]:
+    def window(self) -> tuple[int, int, int, int]:
         """The part of `shadow` that is on the detector; nothing of it: two edges are equal."""
-        (rows, columns), (top, bottom, left, right) = self.det_shape, self.shadow
-        return (*np.clip((top, bottom), 0, rows).tolist(), *np.clip((left, right), 0, columns).tolist())
+        top, bottom, left, right = np.clip(self.shadow, 0, np.repeat(self.det_shape, 2)).tolist()
+        return top, bottom, left, right
 
     def crop(self, top: int, bottom: int, left: int, right: int) -> "ConeGeometry":
         """The same scan with these rows and columns (half-open) for a detector."""
@@ -181,8 +181,9 @@ class ConeGeometry:
 
     def select(self, indices: Sequence[int]) -> "ConeGeometry":
         """The same scan with these views alone, in this order."""
-        name = "view_vectors" if self.view_vectors else "angles"
-        return replace(self, **{name: [getattr(self, name)[i] for i in indices]})
+        if self.view_vectors:
+            return replace(self, view_vectors=[self.view_vectors[i] for i in indices])
+        return replace(self, angles=[self.angles[i] for i in indices])
 
     def on_grid(self, volume_shape: tuple, voxel_size: tuple | None = None) -> "ConeGeometry":
         """The same scan of other voxels (z, y, x) around the same centre; voxel_size None: of the same size."""

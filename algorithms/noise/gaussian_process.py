@@ -30,7 +30,7 @@ class GaussianProcess:
         if spacing is None or not 0 < spacing < math.inf:
             raise ValueError(f"spacing is {spacing}; a Gaussian process needs one above 0, in mm")
 
-    def __call__(self, shape: tuple[int, ...], generator: torch.Generator, device="cpu",
+    def __call__(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str = "cpu",
                  spacing: float | None = None) -> torch.Tensor:
         self.check(spacing)
         noise = torch.zeros(shape, device=device)

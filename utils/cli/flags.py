@@ -1,8 +1,10 @@
-"""The flags of the two reconstructions, made from a table. Only the standard library is imported here: a wrong flag is
-answered before anything heavy is loaded.
+"""The flags of the two reconstructions, made from a table.
+
+Only the standard library is imported here: a wrong flag is answered before anything heavy is loaded.
 """
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -131,10 +133,12 @@ def _of_choices(parameter: choices.Parameter, having: list) -> str:
 class Parser(argparse.ArgumentParser):
     """An argument parser that shows defaults, takes no abbreviations, and answers a mistake with one line and status 2."""
 
+    where = ""      # what errors name before their text
+
     def __init__(self, **options: Any):
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:     # type: ignore[override]
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -144,7 +148,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         line = " ".join(message.split())
-        self.exit(2, f"{self.prog}: error: {line if len(line) <= LONGEST else line[:LONGEST] + '...'}\n")
+        self.exit(2, f"{self.prog}: error: {self.where}{line if len(line) <= LONGEST else line[:LONGEST] + '...'}\n")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):

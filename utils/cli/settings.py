@@ -75,9 +75,7 @@ def _environment(modality: str, flags: dict[str, Flag], error: Callable) -> dict
 def _from_texts(modality: str, texts: dict[str, str], where: str) -> dict:
     """Flags from their values as texts; an error names ``where`` they stand."""
     parser = build_parser(modality, defaults=False)
-    if where:
-        parser.prog = f"{parser.prog}: error: {where}"
-        parser.error = lambda message: parser.exit(2, f"{parser.prog}: {' '.join(message.split())}\n")
+    parser.where = where and f"{where}: "
     found = vars(parser.parse_args([f"--{name.replace('_', '-')}={text}" for name, text in texts.items()]))
     return {name: value for name, value in found.items() if name in texts}
 
@@ -115,7 +113,7 @@ CONDITIONS: dict[str, Callable[[dict], bool]] = {
     "demo-prior": lambda known: known["own"].isdisjoint({"checkpoint_path", "config_path"}),
     "own-prior": lambda known: "checkpoint_path" in known["own"],
     "from-noise": lambda known: known.get("method") == "uncondition" or not known.get("use_init", False),
-} | {task.name: lambda known, name=task.name: known.get("task") == name for task in choices.TASKS}     # type: ignore[misc]
+} | {task.name: lambda known, name=task.name: known.get("task") == name for task in choices.TASKS}
 
 
 def _preset(modality: str, given: dict, earlier: dict, flags: dict, read_yaml: Callable) -> dict:

@@ -3,11 +3,11 @@ import argparse
 import difflib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
-def nearest(text: str, names) -> str:
+def nearest(text: str, names: Iterable[str]) -> str:
     """``; did you mean NAME?`` where one of ``names`` is close to a text, else nothing."""
     known = {name.lower(): name for name in names}
     found = difflib.get_close_matches(text.lower(), known, 1)
