@@ -68,7 +68,8 @@ def check_config(config: Any) -> None:
         raise ValueError(f"data.image_size: {size} cannot be halved {len(model.ch_mult) - 1} times; "
                          f"accepted: multiples of {2 ** (len(model.ch_mult) - 1)}")
     if config.training.preconditioning == "edm" and not model.scale_by_sigma:
-        raise ValueError("model.scale_by_sigma: False is not supported with training.preconditioning: edm; accepted: True")
+        raise ValueError("model.scale_by_sigma: False is not supported with training.preconditioning: edm; "
+                         "accepted: True")
     if not 0 < model.sigma_min < model.sigma_max:
         raise ValueError(f"model.sigma_min, model.sigma_max: {model.sigma_min}, {model.sigma_max}; "
                          "accepted: 0 < sigma_min < sigma_max")

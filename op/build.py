@@ -25,7 +25,7 @@ import torch
 
 FOLDER = Path(__file__).resolve().parent
 SOURCES = {"cpu": ".cpp", "cuda": ".cu"}
-_libraries: dict[tuple[Path, ...], ctypes.CDLL | None] = {}  # paths of sources -> library, or None where it could not be built
+_libraries: dict[tuple[Path, ...], ctypes.CDLL | None] = {}    # by their sources; None where it could not be built
 _lock = threading.Lock()
 
 

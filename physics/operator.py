@@ -9,8 +9,8 @@ from op.check import check
 class LinearOperator:
     """A linear measurement y = A x with its exact adjoint A_T and a pseudo-inverse A_dagger.
 
-    A subclass defines `_forward`, `_adjoint` and `_pseudo_inverse`, which see only tensors of the right shape; the public
-    methods raise ValueError for any other shape and for integers.
+    A subclass defines `_forward`, `_adjoint` and `_pseudo_inverse`, which see only tensors of the right shape; the
+    public methods raise ValueError for any other shape and for integers.
 
     Args:
         domain_shape: of x, in the sampler's layout [slices, 1, H, W].

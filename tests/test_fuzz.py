@@ -11,6 +11,7 @@ import tempfile
 import time
 import zipfile
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -218,7 +219,7 @@ def stacks(folder, image):
     contents = {}
     for name in ("p.mha", "p.nrrd", "p.tif"):
         for packed in (False, True):
-            contents[name, packed] = bytes_of(lambda file: sitk.WriteImage(image, file, packed), name, folder)
+            contents[name, packed] = bytes_of(partial(sitk.WriteImage, image, useCompression=packed), name, folder)
             (folder / name).unlink()
     stream = io.BytesIO()
     np.save(stream, sitk.GetArrayFromImage(image).astype(np.float32))
@@ -486,7 +487,8 @@ def test_flags(folder, problem, words, whole):
     with clean(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stderr", stderr)
         try:
-            cli_settings.parse_args(problem, begin + [word for pair in words for word in pair if word is not None], read_yaml)
+            own = [word for pair in words for word in pair if word is not None]
+            cli_settings.parse_args(problem, begin + own, read_yaml)
         except SystemExit as error:
             message = stderr.getvalue()
             assert error.code == 2 and message.count("\n") == 1 and message.endswith("\n"), (error.code, message)

@@ -117,8 +117,10 @@ CONDITIONS: dict[str, Callable[[dict], bool]] = {
 
 
 def _preset(modality: str, given: dict, earlier: dict, flags: dict, read_yaml: Callable) -> dict:
-    """The settings of --preset NAME: configs/presets/NAME.yaml has a section for each modality, and in it sections
-    that hold under `CONDITIONS`, the later ones first.
+    """The settings of --preset NAME.
+
+    configs/presets/NAME.yaml has a section for each modality, and in it sections that hold under `CONDITIONS`, the
+    later ones first.
     """
     name = given.get("preset")
     if name is None or earlier:
@@ -153,11 +155,13 @@ def _made(values: dict) -> list[choices.Choice]:
 def _check_belonging(modality: str, given: dict, values: dict, error: Callable) -> None:
     """End the program where a parameter is given whose choice is not made."""
     made = _made(values)
-    tables = {"method": choices.METHODS, "noise-control": choices.NOISE_CONTROLS, "renoise-method": choices.RENOISE_METHODS}
+    tables = {"method": choices.METHODS, "noise-control": choices.NOISE_CONTROLS,
+              "renoise-method": choices.RENOISE_METHODS}
     for flag, table in tables.items():
         for parameter, having in choices.parameters(table).items():
             value = given.get(parameter.name)
-            if value is None or any(parameter in choice.parameters for choice in made) or value == _neutral(having, parameter):
+            if (value is None or value == _neutral(having, parameter)
+                    or any(parameter in choice.parameters for choice in made)):
                 continue
             own = next(choice for choice in made if choice in table)
             text = f"{value:g}" if isinstance(value, float) else value
@@ -192,8 +196,8 @@ def _check(options: Options, error: Callable) -> None:
               "sigma-max")
     begin, end = options.slice_begin, options.slice_end
     if end < begin or end == begin > 0:
-        error(f"--slice-begin {begin} --slice-end {end}: an empty range; accepted is begin below end, or 0 and 0 for all "
-              "slices")
+        error(f"--slice-begin {begin} --slice-end {end}: an empty range; accepted is begin below end, or 0 and 0 for "
+              "all slices")
     if options.method != "ADMM-TV":
         for name in ("checkpoint_path", "config_path"):
             if getattr(options, name) is None:

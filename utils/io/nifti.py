@@ -1,5 +1,6 @@
 """NIfTI-1 and NIfTI-2 files: nibabel knows the header and writes; what it would take without a word is refused here."""
 import gzip
+import io
 import logging
 import math
 import zlib
@@ -110,7 +111,7 @@ def _read(path: Path, axes: tuple[int, ...]) -> tuple[np.ndarray, nib.Nifti1Head
     return array, header
 
 
-def _fill(stream, target: np.ndarray, header: nib.Nifti1Header) -> tuple[int, int]:
+def _fill(stream: io.BufferedIOBase, target: np.ndarray, header: nib.Nifti1Header) -> tuple[int, int]:
     """Read and rescale (in float64) voxels, a few at a time; the bytes that were there, and voxels out of range."""
     kind, (slope, inter) = header.get_data_dtype(), header.get_slope_inter()
     done = bad = 0
@@ -137,7 +138,7 @@ def _size(path: Path, header: nib.Nifti1Header) -> list[int]:
     return size
 
 
-def _header(path: Path, stream) -> nib.Nifti1Header:
+def _header(path: Path, stream: io.BufferedIOBase) -> nib.Nifti1Header:
     """The header at the beginning of ``stream``. ValueError where a number in it is none that a volume can have."""
     start = stream.read(max(HEADERS))
     little, big = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")

@@ -9,8 +9,8 @@ from utils.phantoms import ORIENTATION, head, thorax, write_phantom
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser(prog="utils.phantoms", description="Write a synthetic patient, to train and try everything without data: a thorax "
-                    "(CT) or a head (MR, T1).")
+    parser = Parser(prog="utils.phantoms", description="Synthetic patients, to train and try everything without data: "
+                                                       "thorax (CT) and head (MR, T1).")
     parser.add_argument("kind", choices=sorted(ORIENTATION))
     parser.add_argument("--seed", type=int, default=0, help="patient: a non-negative integer")
     parser.add_argument("--shape", type=int, nargs=3, default=[96, 128, 128], metavar=("D", "H", "W"),

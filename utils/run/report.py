@@ -3,10 +3,12 @@ import base64
 import gzip
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -83,7 +85,7 @@ def _chart(title: str, drawing: str, note: str = "") -> str:
     return f'<h2>{title}</h2>{f"<p class=note>{note}</p>" if note else ""}<div class="wide">{drawing}</div>'
 
 
-def _flat(settings: dict, prefix: str = ""):
+def _flat(settings: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
