@@ -25,12 +25,14 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
+        """Take in the parameters after a step of training."""
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         for shadow, parameter in zip(self.shadow_params, trainable(network)):
             shadow.lerp_(parameter, 1 - decay)
 
     def state_dict(self) -> dict:
+        """What `load_state_dict` goes on from, in the published layout."""
         return {"decay": self.decay, "num_updates": self.num_updates, "shadow_params": self.shadow_params}
 
     def load_state_dict(self, state: dict) -> None:
@@ -41,13 +43,16 @@ class EMA:
 
 
 def trainable(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that training changes, in the order that averages have on disk."""
     return [p for p in network.parameters() if p.requires_grad]
 
 
 def read_checkpoint(path: str | Path) -> dict:
     """Read a dict of tensors and plain values, without running code from the file.
 
-    Raises FileNotFoundError, or ValueError naming the file when it is anything else.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is anything else.
     """
     try:
         _check_sizes(path)
@@ -70,12 +75,19 @@ def _check_sizes(path: str | Path) -> None:
 
 
 def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> dict:
-    """Load weights into ``network``, strictly; returns the file's content.
+    """Load weights into ``network``, strictly.
 
-    The file holds ``{optimizer, model, ema, step}`` with ``model`` a state dict (keys may start with
-    ``module.``) and ``ema.shadow_params`` a list in the order of the trainable parameters, or is a bare state
-    dict. With ``use_ema`` the averaged weights are used where the file has them. Raises ValueError naming the
-    file and the first tensor that is missing, extra, misshapen or not finite.
+    Args:
+        network: its parameters are written to.
+        path: a file that holds ``{optimizer, model, ema, step}`` with ``model`` a state dict (keys may start with
+            ``module.``) and ``ema.shadow_params`` a list in the order of the trainable parameters, or a state dict.
+        use_ema: take the averaged weights where the file has them.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        ValueError: a file of anything else; a tensor that is missing, extra, misshapen or not finite.
     """
     content = read_checkpoint(path)
     state = content.get("model", content)

@@ -32,6 +32,7 @@ def conv(channels_in: int, channels_out: int, size: int, init_scale: float = 1.0
 
 
 def dense(features_in: int, features_out: int) -> nn.Linear:
+    """A dense layer with variance-scaled weights and zero bias."""
     layer = nn.Linear(features_in, features_out)
     variance_scaling_(layer.weight, features_in, features_out)
     nn.init.zeros_(layer.bias)
@@ -39,6 +40,11 @@ def dense(features_in: int, features_out: int) -> nn.Linear:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation in groups of four channels, 32 groups at the most.
+
+    Raises:
+        ValueError: channels that do not divide into the groups.
+    """
     groups = min(channels // 4, 32)
     if channels % groups:
         raise ValueError(f"model.nf, model.ch_mult: {channels} channels do not divide into {groups} groups; "

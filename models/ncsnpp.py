@@ -47,7 +47,11 @@ SUPPORTED = {
 
 
 def check_config(config: Any) -> None:
-    """Raise ValueError naming the first key of ``config`` whose value is outside what NCSNpp builds."""
+    """See that NCSNpp builds what a config says.
+
+    Raises:
+        ValueError: it does not; names the first such key.
+    """
     for key, accepted in SUPPORTED.items():
         section, name = key.split(".")
         value = config[section][name]
@@ -81,8 +85,8 @@ SIGMA_DATA = 0.5    # of images in [-1, 1] (Karras et al. 2022)
 class NCSNpp(nn.Module):
     """Score of a variance-exploding diffusion, s(x, sigma) = grad log p_sigma(x).
 
-    Built from a config of the published layout (sections ``data`` and ``model``; see `SUPPORTED`). The layers
-    stand in ``all_modules`` in order of use; together with the buffer ``sigmas`` that is the checkpoint format.
+    The layers stand in ``all_modules`` in order of use; together with the buffer ``sigmas`` that is the checkpoint
+    format.
 
     Shapes: x [B, 1, H, W] with H and W divisible by ``multiple`` (any such size, whatever
     ``data.image_size``), sigma [B]; returns [B, 1, H, W]. Intensities of x's clean image lie in [0, 1]
@@ -93,7 +97,11 @@ class NCSNpp(nn.Module):
     taken as `SIGMA_DATA`, D(x) = c_skip x + c_out F(c_in x), and s = (D(x) - x) / sigma^2. The parameters are the
     same, not their values.
 
-    Raises ValueError for a config value outside what is built, naming the key.
+    Args:
+        config: of the published layout, with sections ``training``, ``data`` and ``model``; see `SUPPORTED`.
+
+    Raises:
+        ValueError: a config value outside what is built, with its key.
     """
 
     def __init__(self, config: Any):

@@ -14,9 +14,14 @@ class ConeBeam(LinearOperator):
     """Line integrals of a volume [D, 1, H, W]: projections [1, views, det_v, det_u], by Joseph's method.
 
     Lengths count in the unit of the geometry, whose volume_shape, voxel_size and volume_centre are the grid. A_T
-    is the exact adjoint, A_dagger is 100 iterations of SIRT without the bound, hence linear. `impl` as in
-    `op.cone_beam.project`. Raises ValueError, which names a field of the geometry, where it has no volume_shape,
-    no ray meets the volume, or rays are parallel to z.
+    is the exact adjoint, A_dagger is 100 iterations of SIRT without the bound, hence linear.
+
+    Args:
+        geometry: with a volume.
+        impl: as in `op.cone_beam.project`.
+
+    Raises:
+        ValueError: no volume_shape, no ray that meets the volume, or rays parallel to z; names the geometry's field.
     """
 
     def __init__(self, geometry: ConeGeometry, impl: str | None = None):

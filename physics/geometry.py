@@ -30,9 +30,10 @@ class ConeGeometry:
     z, and columns and rows against them where their step in `det_spacing` is negative. `view_vectors` describe any
     other scan. All lengths are in `unit`.
 
-    Raises ValueError, one line that names the field, for numbers that are no geometry: not finite, not positive,
-    steps along u and v that are parallel, or a volume (its support, one voxel beyond the outer centres) that is
-    not between source and detector in every view.
+    Raises:
+        ValueError: numbers that are no geometry, one line that names the field: not finite, not positive, steps along
+            u and v that are parallel, or a volume (its support, one voxel beyond the outer centres) that is not
+            between source and detector in every view.
     """
     angles: Numbers = ()                    # degrees, one a view
     src_dist: Number = None                 # from source to axis
@@ -212,8 +213,14 @@ class ConeGeometry:
 def _numbers(name: str, value: Any, count: int | None = None, kind: str = "finite") -> Any:
     """The value as one number where `count` is 1, otherwise as a tuple of `count`, or of any, numbers.
 
-    kind  "finite", "nonzero" or "positive": floats; "whole": positive ints. ValueError that names `name` for anything
-    else; truth values and texts are no numbers.
+    Args:
+        name: of the field, for messages.
+        value: what was given.
+        count: how many; None: any.
+        kind: "finite", "nonzero" or "positive": floats; "whole": positive ints.
+
+    Raises:
+        ValueError: anything else; truth values and texts are no numbers.
     """
     listed = np.iterable(value) and not isinstance(value, (str, dict))
     entries = list(value) if listed and count != 1 else [value]

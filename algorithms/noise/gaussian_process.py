@@ -26,7 +26,11 @@ class GaussianProcess:
         self.noise_length = noise_length
 
     def check(self, spacing: float | None) -> None:
-        """Raise ValueError where the distance from slice to slice is not known."""
+        """See that the distance from slice to slice is known.
+
+        Raises:
+            ValueError: it is not.
+        """
         if spacing is None or not 0 < spacing < math.inf:
             raise ValueError(f"spacing is {spacing}; a Gaussian process needs one above 0, in mm")
 

@@ -103,7 +103,11 @@ PROJECTORS = (
 
 
 def named(table: tuple[Choice, ...], name: str) -> Choice:
-    """The choice of this name. ValueError that lists the names for another one."""
+    """The choice of this name.
+
+    Raises:
+        ValueError: there is none; lists the names.
+    """
     for choice in table:
         if choice.name == name:
             return choice

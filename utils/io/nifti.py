@@ -57,7 +57,10 @@ def read_nifti(path: str | Path) -> Volume:
 def read_nifti_array(path: str | Path) -> np.ndarray:
     """The rescaled values of a NIfTI file of two or three axes, float32, the file's first axis last.
 
-    Raises as `read_nifti`; where the voxels lie is not looked at.
+    Where the voxels lie is not looked at.
+
+    Raises:
+        ValueError, OSError: as `read_nifti`.
     """
     return _read(Path(path), (2, 3))[0]
 

@@ -9,6 +9,7 @@ from utils.phantoms import ORIENTATION, head, thorax, write_phantom
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Draw and write what the command asks for; a mistake ends the program with one line and status 2."""
     parser = Parser(prog="utils.phantoms", description="Synthetic patients, to train and try everything without data: "
                                                        "thorax (CT) and head (MR, T1).")
     parser.add_argument("kind", choices=sorted(ORIENTATION))

@@ -137,7 +137,11 @@ def fit_scale(shape: Sequence[int], spacing: Sequence[float], half_size: Sequenc
 
 
 def check_grid(shape: Sequence[int], spacing: Sequence[float]) -> None:
-    """Raise ValueError unless shape is three positive integers and spacing three positive numbers."""
+    """See that shape is three positive integers and spacing three positive numbers.
+
+    Raises:
+        ValueError: they are not.
+    """
     if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
         raise ValueError(f"shape is {tuple(shape)}: expected three positive integers (z, y, x)")
     if len(spacing) != 3 or not all(0 < s < np.inf for s in spacing):

@@ -29,6 +29,9 @@ def evaluate(volume: torch.Tensor, truth: torch.Tensor, slice_axis: int = 0,
     Returns:
         ``psnr`` (dB), ``ssim``, ``inter_slice_error``, ``sharpness``, and ``psnr`` and ``ssim`` of "axial", "coronal"
         and "sagittal".
+
+    Raises:
+        ValueError: volumes of different shapes.
     """
     if volume.shape != truth.shape:
         raise ValueError(f"volume of {list(volume.shape)} against a truth of {list(truth.shape)}")

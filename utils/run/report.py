@@ -47,6 +47,9 @@ def write_report(path: str | Path, *, title: str, about: dict[str, str], setting
         window: (low, high), the intensities that 0 and 1 stand for.
         modality: "ct" (HU, to which values are rounded) or "mr" (rounded to `MR_LEVELS` levels).
         slice_axis: the axis of the arrays that the prior's slices are stacked along.
+
+    Raises:
+        ValueError: another modality, or volumes of more than one grid.
     """
     if modality not in PRESETS:
         raise ValueError(f"modality {modality!r}; accepted: {', '.join(PRESETS)}")
