@@ -18,7 +18,7 @@ class SliceScore:
     x may lie elsewhere than the network: batches are brought to it and back.
 
     Args:
-        network: (x, levels [B]) to the score; put in evaluation mode on ``device``. its `multiple`
+        network: (x, levels [B]) to the score; put in evaluation mode on ``device``; its `multiple`
             divides the sizes that it takes.
         batch_size: slices that go through it at a time (the result does not depend on it beyond rounding); when the
             memory is too small for that, half as many from then on.

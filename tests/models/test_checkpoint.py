@@ -5,11 +5,9 @@ import zipfile
 
 import pytest
 import torch
-from ml_collections import ConfigDict
 from torch import nn
 
 from models.checkpoint import EMA, load_weights, read_checkpoint, trainable
-from models.prior import check_prior
 from utils.io.files import save_tensors
 
 
@@ -139,20 +137,3 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         save_tensors(tmp_path / "c.pth", {"a": lambda: 0})
     assert read_checkpoint(tmp_path / "c.pth")["a"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]
-
-
-def test_a_prior_says_what_it_is_for(caplog):
-    config = ConfigDict({"training": {"preconditioning": "edm"}})
-    prior = {"modality": "ct", "preconditioning": "edm", "window": [-1000.0, 1600.0], "image_size": 128}
-    check_prior({"prior": prior}, "a.pth", "ct", config, 128)
-    check_prior({"a": torch.ones(1)}, "a.pth", "mr", config, 7)     # a published one says nothing
-    assert not caplog.records
-    check_prior({"prior": prior}, "a.pth", "ct", config, 256)
-    assert "images of 128 pixels on slices of 256" in caplog.text
-    with pytest.raises(ValueError, match="a.pth: a prior of CT slices; accepted: MR"):
-        check_prior({"prior": prior}, "a.pth", "mr", config)
-    with pytest.raises(ValueError, match="window .*-160, 240.* accepted"):
-        check_prior({"prior": prior | {"window": [-160, 240]}}, "a.pth", "ct", config, 128)
-    config.training.preconditioning = "none"
-    with pytest.raises(ValueError, match="a prior with training.preconditioning: edm; its config says none"):
-        check_prior({"prior": prior}, "a.pth", "ct", config, 128)
