@@ -2,20 +2,22 @@
 """Cone-beam CT from few or limited angles, with a 2D diffusion prior made coherent in 3D by ISCS."""
 import logging
 import math
+import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)     # Ctrl-C while all this is imported: no traceback
 
 from utils.cli.messages import failures, input_errors, set_up_logging
 from utils.cli.settings import parse_args
 from utils.io.yaml_file import read_yaml
 
 if TYPE_CHECKING:     # what computes is imported once the command is known to be right
-    import numpy as np
     import torch
 
     from algorithms.problem import Problem
     from physics.acquisition import Acquisition
-    from utils.io.volume import Volume
     from utils.run.run import Run
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,8 @@ def run(options: Any, stack: ExitStack) -> None:
 
     # 1. What is asked for: scan, volume, prior. Everything that can be wrong is found here.
     with input_errors(debug=options.debug):
-        device = choose_device(options.device, options.gpu)
+        with input_errors("--device"):
+            device = choose_device(options.device, options.gpu)
         scan, place, p = read_scan(options)
         # At the most about a dozen volumes and two sets of projections are needed at a time.
         home = volumes_device(device, 12 * math.prod(scan.volume_shape) + 2 * scan.views * math.prod(scan.det_shape))
@@ -68,12 +71,9 @@ def run(options: Any, stack: ExitStack) -> None:
     run.finish()
 
 
-def measure(options: Any, run: "Run", acquisition: "Acquisition", place: "Volume", p: "np.ndarray | None",
+def measure(options: Any, run: "Run", acquisition: "Acquisition", place: Any, p: Any,
             generator: "torch.Generator", home: "torch.device") -> "Problem":
-    """The problem that the measurement poses, after the baselines.
-
-    y are line integrals in voxels of unit intensity: a ray is attenuated by exp(-attenuation y).
-    """
+    """The problem that the measurement poses, after the baselines; a ray of y is attenuated by exp(-attenuation y)."""
     import torch
 
     from algorithms.problem import Problem

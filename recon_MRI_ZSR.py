@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
 """MRI super-resolution along z, with a 2D diffusion prior made coherent in 3D by ISCS."""
 import logging
+import signal
 from contextlib import ExitStack
 from typing import Any
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)     # Ctrl-C while all this is imported: no traceback
 
 from utils.cli.messages import failures, input_errors, set_up_logging
 from utils.cli.settings import parse_args
@@ -23,29 +27,25 @@ def run(options: Any, stack: ExitStack) -> None:
 
     from algorithms.problem import Problem, reconstruct
     from physics.noise import add_noise, snr_db
-    from physics.zsr import ZAverage
+    from physics.zsr import ZAverage, as_slices, as_volume
     from utils.io.intensity import scale_from_unit, scale_to_unit
     from utils.run.device import choose_device, volumes_device
     from utils.run.run import Run
     from utils.run.scan import read_mr
     from utils.run.setup import set_up
 
-    def to_volume(x: torch.Tensor) -> torch.Tensor:
-        """Slices [H, 1, W, D] as a volume [D, H, W]."""
-        return x[:, 0].permute(2, 0, 1)
-
     # 1. What is asked for: volume, prior, operator. Everything that can be wrong is found here.
     with input_errors(debug=options.debug):
-        device = choose_device(options.device, options.gpu)
+        with input_errors("--device"):
+            device = choose_device(options.device, options.gpu)
         volume, window = read_mr(options)
         with input_errors(str(options.data)):
             truth = torch.from_numpy(scale_to_unit(volume.array, *window, clip=False))
-        # [D, H, W] -> [H, 1, W, D]: the prior sees slices that contain z, one for every y.
         home = volumes_device(device, 12 * truth.numel())     # at the most a dozen volumes are needed at a time
-        truth = truth.permute(1, 2, 0)[:, None].contiguous().to(home)
+        truth = as_slices(truth).to(home)
         operator = ZAverage(truth.shape, options.degree)
         prior, method = set_up(options, device)
-        run = stack.enter_context(Run(options, modality="mr", template=volume, to_volume=to_volume, window=window,
+        run = stack.enter_context(Run(options, modality="mr", template=volume, to_volume=as_volume, window=window,
                                       slice_axis=1, device=str(device)))
     log.info(f"{options.method} {options.task}-{options.degree}: {' x '.join(map(str, volume.array.shape))} voxels, on "
              f"{device}")
@@ -58,7 +58,7 @@ def run(options: Any, stack: ExitStack) -> None:
         y = add_noise(clean, options.sino_noise, generator)
         if options.sino_noise:
             log.info(f"measurement: SNR {snr_db(clean, y):.1f} dB")
-        run.save_volume("y", volume.thicken(scale_from_unit(to_volume(y).cpu(), *window), options.degree))
+        run.save_volume("y", volume.thicken(scale_from_unit(as_volume(y).cpu(), *window), options.degree))
         problem = Problem(operator=operator, y=y, initial=operator.A_dagger(y), spacing=volume.spacing[1])
         run.save("ATy", problem.initial)
     # 3. Reconstruction.

@@ -6,11 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 # What torch.load raises, besides OSError, for a file that is no checkpoint.
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
               AssertionError, OverflowError, MemoryError, struct.error, zipfile.BadZipFile)
+
+
+# What programs call weights, averaged weights, and put before the names of tensors.
+STATES = ("model", "state_dict", "model_state_dict", "net")
+AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "params_ema")
+PREFIXES = ("_orig_mod.", "module.")
 
 
 class EMA:
@@ -48,16 +56,20 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """Read a dict of tensors and plain values, without running code from the file.
+    """Read a dict of tensors and plain values, without running code from the file: `torch.save` or safetensors.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is anything else.
+        ValueError: naming the file, when it is anything else.
     """
     try:
+        if str(path).endswith(".safetensors"):
+            return load_file(path)
         _check_sizes(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except (*UNREADABLE, SafetensorError, OSError) as error:
+        if isinstance(error, OSError) and error.filename:       # without a name: of a file that is cut
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path}: not a checkpoint of plain tensors ({reason[:120]})") from None
     if not isinstance(content, dict):
@@ -79,22 +91,52 @@ def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> 
 
     Args:
         network: its parameters are written to.
-        path: a file that holds ``{optimizer, model, ema, step}`` with ``model`` a state dict (keys may start with
-            ``module.``) and ``ema.shadow_params`` a list in the order of the trainable parameters, or a state dict.
+        path: a file that holds ``{optimizer, model, ema, step}`` with ``model`` a state dict and ``ema.shadow_params``
+            a list in the order of the trainable parameters, or is a bare state dict; `STATES`, `AVERAGES` and
+            `PREFIXES` are what else other programs call these.
         use_ema: take the averaged weights where the file has them.
 
     Returns:
         The file's content.
 
     Raises:
-        ValueError: a file of anything else; a tensor that is missing, extra, misshapen or not finite.
+        ValueError: naming the file and the first tensor that is missing, extra, misshapen or not finite; or averaged
+            weights whose form is not known, which would otherwise be passed over.
     """
     content = read_checkpoint(path)
-    state = content.get("model", content)
-    if not isinstance(state, dict) or not all(isinstance(name, str) and torch.is_tensor(value)
-                                              for name, value in state.items()):
+    state = next((content[name] for name in STATES if isinstance(content.get(name), dict)), content)
+    averages = next((name for name in AVERAGES if name in content), None) if state is not content else None
+    if use_ema and averages and not _is_list_of_averages(content[averages]):
+        averaged = content[averages]
+        if isinstance(averaged, dict):
+            averaged = next((averaged[name] for name in STATES if name in averaged), averaged)
+        if not isinstance(averaged, dict):
+            raise ValueError(f"{path}: {averages} holds averaged weights in a form that is not known; accepted: a list "
+                             f"{averages}.shadow_params, or a state dict")
+        state = state | averaged
+    _load(network, path, state)
+    if use_ema and averages and _is_list_of_averages(content[averages]):
+        names = [name for name, p in network.named_parameters() if p.requires_grad]
+        shadow = content[averages]["shadow_params"]
+        if not isinstance(shadow, list) or len(shadow) != len(names):
+            raise ValueError(f"{path}: {averages}.shadow_params is not a list of {len(names)} tensors; is the "
+                             "checkpoint of another config?")
+        for name, value, parameter in zip(names, shadow, trainable(network)):
+            _check(path, f"{averages} of {name}", value, parameter)
+            parameter.data.copy_(value)
+    return content
+
+
+def _is_list_of_averages(content: Any) -> bool:
+    return isinstance(content, dict) and "shadow_params" in content
+
+
+def _load(network: nn.Module, path: str | Path, state: dict) -> None:
+    """Load a state dict whose names may carry `PREFIXES`; ValueError for any tensor that does not fit."""
+    if not all(isinstance(name, str) and torch.is_tensor(value) for name, value in state.items()):
         raise ValueError(f"{path}: holds no state dict of weights")
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    for prefix in PREFIXES:
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     expected = network.state_dict()
     for name in expected:
         if name not in state:
@@ -105,17 +147,6 @@ def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> 
                              "config?")
         _check(path, name, value, expected[name])
     network.load_state_dict(state)
-
-    if use_ema and "model" in content and "ema" in content:
-        names = [name for name, p in network.named_parameters() if p.requires_grad]
-        shadow = content["ema"].get("shadow_params") if isinstance(content["ema"], dict) else None
-        if not isinstance(shadow, list) or len(shadow) != len(names):
-            raise ValueError(f"{path}: ema.shadow_params is not a list of {len(names)} tensors; is the "
-                             "checkpoint of another config?")
-        for name, value, parameter in zip(names, shadow, trainable(network)):
-            _check(path, f"ema of {name}", value, parameter)
-            parameter.data.copy_(value)
-    return content
 
 
 def _check(path: str | Path, name: str, value: Any, expected: torch.Tensor) -> None:

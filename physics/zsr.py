@@ -1,6 +1,8 @@
 """Z super-resolution: thick slices as averages of thin ones."""
 from collections.abc import Sequence
 
+import torch
+
 from physics.operator import LinearOperator
 
 
@@ -33,3 +35,13 @@ class ZAverage(LinearOperator):
 
     def _pseudo_inverse(self, y):
         return y.repeat_interleave(self.factor, dim=-1)
+
+
+def as_slices(volume: torch.Tensor) -> torch.Tensor:
+    """A volume [D, H, W] as the slices [H, 1, W, D] that contain z, one for every y."""
+    return volume.permute(1, 2, 0)[:, None].contiguous()
+
+
+def as_volume(x: torch.Tensor) -> torch.Tensor:
+    """The volume [D, H, W] of slices [H, 1, W, D]."""
+    return x[:, 0].permute(2, 0, 1)

@@ -7,7 +7,6 @@ is |ours - rival| / |rival| of what the two compute, where that is the same thin
 """
 import argparse
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from torch.nn.functional import interpolate, pad
 
 import recon_CBCT
 from algorithms.cg import cg
-from algorithms.noise import slerp_slices
+from algorithms.noise.slerp import Slerp
 from models.ncsnpp import NCSNpp
 from op import upfirdn2d
 from physics.backends import cone_beam_operator
@@ -128,7 +127,7 @@ def timed_only(_):
 def peak_memory(device):
     """GiB that A and A_T of 133 x 512 x 512 voxels and 60 views need, PyTorch included; on CUDA, of its memory."""
     code = ("import torch; from physics.cone_beam import ConeBeam\n"
-            "from physics.geometry import read_geometry\n"
+            "from utils.io.geometry_file import read_geometry\n"
             "from physics.views import svct_views\n"
             f"g = read_geometry('configs/geometry/demo.yaml').on_grid((133, 512, 512)); d = '{device}'\n"
             "operator = ConeBeam(g.select(svct_views(g, 60)))\n"
@@ -159,8 +158,8 @@ def noise(device):
     """ISCS noise in closed form against interpolating 16 n slices and keeping every 16th."""
     z0, z1 = torch.randn(2, 1, 1, 256, 256, device=device)
     yield "ISCS noise of 64 slices of 256 x 256, closed form : 16 n", \
-        lambda: timed_only(slerp_slices(z0, z1, 64)), \
-        lambda: timed_only(slerp_slices(z0, z1, 64 * 16)[::16].contiguous())
+        lambda: timed_only(Slerp.between(z0, z1, 64)), \
+        lambda: timed_only(Slerp.between(z0, z1, 64 * 16)[::16].contiguous())
 
 
 def network(device):
@@ -197,8 +196,8 @@ def training(device):
 
 def demo_overhead():
     """Seconds of the CT demo, and of what it spends on the report, on its state for --resume, on complete files."""
-    from utils.io import files, volume
-    from utils.run import result
+    from utils.io import files
+    from utils.run import resume, run
 
     spent = dict.fromkeys(("report.html", "state for --resume", "complete files"), 0.0)
 
@@ -211,16 +210,14 @@ def demo_overhead():
                 spent[name] += time.perf_counter() - begun
         return call
 
-    line = subprocess.run(["bash", str(ROOT / "recon_CBCT.sh")], env=os.environ | {"PYTHON": "echo"}, check=True,
-                          capture_output=True, text=True).stdout
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         for module, function, name in (
-                (result, "write_report", "report.html"), (result, "save", "state for --resume"),
-                (files.os, "replace", "complete files"), (volume, "_stored_size", "complete files")):
+                (run, "write_report", "report.html"), (resume, "save_tensors", "state for --resume"),
+                (files.os, "replace", "complete files")):
             stack.enter_context(mock.patch.object(module, function, clocked(getattr(module, function), name)))
         begun = time.perf_counter()
-        recon_CBCT.main([*shlex.split(line)[1:], "--quiet", "--output-dir", folder])
+        recon_CBCT.main(["--preset", "fast", "--quiet", "--output-dir", folder])
         return time.perf_counter() - begun, spent
 
 

@@ -5,9 +5,12 @@ import zipfile
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from models.checkpoint import EMA, load_weights, read_checkpoint, trainable
+from models.prior import check_prior, score_settings
+from utils.io.config import load_config
 from utils.io.files import save_tensors
 
 
@@ -137,3 +140,73 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         save_tensors(tmp_path / "c.pth", {"a": lambda: 0})
     assert read_checkpoint(tmp_path / "c.pth")["a"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]
+
+
+def test_a_prior_says_what_it_is_for(caplog, data_dir):
+    config = load_config(data_dir / "ncsnpp_tiny.yaml")
+    size = config.data.image_size
+    prior = {"modality": "ct", "window": [-1000.0, 1600.0], **score_settings(config)}
+    check_prior({"prior": prior}, "a.pth", "ct", config, size)
+    check_prior({"a": torch.ones(1)}, "a.pth", "mr", config, 7)     # a published one says nothing
+    check_prior({"prior": {"modality": "ct", "window": [-1000, 1600], "image_size": size}}, "a.pth", "ct", config, size)
+    assert not caplog.records
+    check_prior({"prior": prior}, "a.pth", "ct", config, 999)
+    assert f"images of {size} pixels on slices of 999" in caplog.text
+    with pytest.raises(ValueError, match="a.pth: a prior of CT slices; accepted: MR"):
+        check_prior({"prior": prior}, "a.pth", "mr", config)
+    with pytest.raises(ValueError, match="window .*-160, 240.* accepted"):
+        check_prior({"prior": prior | {"window": [-160, 240]}}, "a.pth", "ct", config, size)
+
+
+@pytest.mark.parametrize("key, value, named", [
+    ("sigma_max", 50, "model.sigma_max: 50; its config says 378"), ("centered", True, "data.centered: True"),
+    ("fir_kernel", [1, 2, 2, 1], "model.fir_kernel: .1, 2, 2, 1."),
+    ("preconditioning", "edm", "training.preconditioning: edm"),
+    ("scale_by_sigma", False, "model.scale_by_sigma"), ("attn_resolutions", [8], "model.attn_resolutions")])
+def test_a_prior_is_used_with_the_config_that_it_was_trained_with(data_dir, key, value, named):
+    config = load_config(data_dir / "ncsnpp_tiny.yaml")
+    prior = {"modality": "mr", **score_settings(config), key: value}
+    with pytest.raises(ValueError, match=f"a.pth: a prior with {named}"):
+        check_prior({"prior": prior}, "a.pth", "mr", config)
+
+
+@pytest.mark.parametrize("stored", [
+    lambda weights, averages: {"state_dict": averages},
+    lambda weights, averages: {"model": weights, "model_ema": averages},
+    lambda weights, averages: {"model_state_dict": weights, "ema": {"model": averages}},
+    lambda weights, averages: {f"_orig_mod.module.{name}": value for name, value in averages.items()},
+    lambda weights, averages: {"state_dict": weights,
+                               "state_dict_ema": {f"module.{k}": v for k, v in averages.items()}},
+], ids=range(5))
+def test_averaged_weights_under_each_usual_name(tmp_path, stored):
+    weights, averages = (Network().state_dict() for _ in range(2))
+    averages = {name: torch.randn_like(value) for name, value in averages.items()}
+    torch.save(stored(weights, averages), tmp_path / "w.pth")
+    network = Network()
+    load_weights(network, tmp_path / "w.pth")
+    assert all(torch.equal(value, averages[name]) for name, value in network.state_dict().items())
+
+
+def test_averaged_weights_of_an_unknown_form_are_not_passed_over(tmp_path):
+    torch.save({"model": Network().state_dict(), "ema": [torch.zeros(3)]}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="ema holds averaged weights in a form that is not known"):
+        load_weights(Network(), tmp_path / "w.pth")
+
+
+def test_safetensors(tmp_path):
+    state = Network().state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    network = Network()
+    load_weights(network, tmp_path / "w.safetensors")
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    (tmp_path / "w.safetensors").write_bytes((8).to_bytes(8, "little") + b'{"a":{}}')
+    with pytest.raises(ValueError, match="w.safetensors: not a checkpoint"):
+        load_weights(network, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 5000, -1])
+def test_a_file_that_is_cut_is_named(tmp_path, length):
+    torch.save({"model": Network().state_dict() | {"fill": torch.zeros(5000)}}, tmp_path / "w.pth")
+    (tmp_path / "w.pth").write_bytes((tmp_path / "w.pth").read_bytes()[:length])
+    with pytest.raises(ValueError, match="w.pth: not a checkpoint"):
+        read_checkpoint(tmp_path / "w.pth")

@@ -9,8 +9,9 @@ import torch
 
 from physics.cone_beam import ConeBeam
 from physics.fdk import check_fdk, fdk, ray_weights
-from physics.geometry import ConeGeometry, read_geometry
+from physics.geometry import ConeGeometry
 from tests.physics.scans import SMALL, TURN, WIDE, ball, blob_projections, blob_volumes, by_vectors, rms, small
+from utils.io.geometry_file import read_geometry
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -69,9 +69,10 @@ def failures(debug: bool = False) -> Iterator[None]:
         raise KeyboardInterrupt(number)
 
     try:
-        before = signal.signal(signal.SIGTERM, terminate)
+        before = {signal.SIGTERM: signal.signal(signal.SIGTERM, terminate),
+                  signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
     except ValueError:      # not in the main thread
-        before = None
+        before = {}
     try:
         yield
     except (KeyboardInterrupt, MemoryError, OSError, RuntimeError, FloatingPointError) as error:
@@ -83,8 +84,8 @@ def failures(debug: bool = False) -> Iterator[None]:
         _say(f"{program()}: {reason}{f'; go on with --resume {folder}' if folder and again else ''}")
         raise SystemExit(status) from None
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say(line: str) -> None:

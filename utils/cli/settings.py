@@ -130,11 +130,15 @@ def _preset(modality: str, given: dict, earlier: dict, flags: dict, read_yaml: C
     if name not in known:
         raise ValueError(f"--preset: {name!r}; accepted: {', '.join(known)}{nearest(name, known)}")
     found: dict = {}
-    for words, settings in (read_yaml(path).get(modality) or {}).items():
-        for word in words.split():
+    tree = read_yaml(path)
+    sections = tree.get(modality, {}) if isinstance(tree, dict) else None
+    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+        raise ValueError(f"{path}: {modality}: accepted are sections, named by {', '.join(CONDITIONS)}, of flags")
+    for words, settings in sections.items():
+        for word in str(words).split():
             if word not in CONDITIONS:
                 raise ValueError(f"{path}: {modality}.{words}: accepted are sections named by {', '.join(CONDITIONS)}")
-        if all(CONDITIONS[word](found | given | {"own": set(given)}) for word in words.split()):
+        if all(CONDITIONS[word](found | given | {"own": set(given)}) for word in str(words).split()):
             for key, value in settings.items():
                 if key.replace("-", "_") not in flags:
                     raise ValueError(f"{path}: {modality}.{words}.{key}: no such flag{nearest(key, flags)}")
