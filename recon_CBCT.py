@@ -4,6 +4,7 @@ import logging
 import math
 import signal
 from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)     # Ctrl-C while all this is imported: no traceback
@@ -12,17 +13,24 @@ from utils.cli.messages import failures, input_errors, set_up_logging
 from utils.cli.settings import parse_args
 from utils.io.yaml_file import read_yaml
 
+if TYPE_CHECKING:     # what computes is imported once the command is known to be right
+    import torch
+
+    from algorithms.problem import Problem
+    from physics.acquisition import Acquisition
+    from utils.run.run import Run
+
 log = logging.getLogger(__name__)
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] | None = None) -> None:
     options = parse_args("ct", argv, read_yaml)
     set_up_logging(options.verbosity)
     with failures(options.debug), ExitStack() as stack:
         run(options, stack)
 
 
-def run(options, stack) -> None:
+def run(options: Any, stack: ExitStack) -> None:
     import torch
 
     from algorithms.problem import Problem, reconstruct
@@ -63,9 +71,9 @@ def run(options, stack) -> None:
     run.finish()
 
 
-def measure(options, run, acquisition, place, p, generator, home):
-    """The problem that the measurement poses, after the baselines: line integrals in voxels of unit intensity, of which
-    a ray is attenuated by exp(-attenuation y)."""
+def measure(options: Any, run: "Run", acquisition: "Acquisition", place: Any, p: Any,
+            generator: "torch.Generator", home: "torch.device") -> "Problem":
+    """The problem that the measurement poses, after the baselines; a ray of y is attenuated by exp(-attenuation y)."""
     import torch
 
     from algorithms.problem import Problem
@@ -75,8 +83,8 @@ def measure(options, run, acquisition, place, p, generator, home):
     from utils.run.progress import progress_bar
 
     attenuation = (CT_WINDOW[1] - CT_WINDOW[0]) / 1000 * acquisition.full.geometry.mu_water
-    truth = torch.from_numpy(place.array)[:, None].to(home) if options.data else None
-    if truth is not None:
+    if options.data:
+        truth = torch.from_numpy(place.array)[:, None].to(home)
         run.save("GT", truth)
     if p is not None:
         y = torch.from_numpy(p).div_(attenuation)[None].to(home)

@@ -3,6 +3,7 @@
 import logging
 import signal
 from contextlib import ExitStack
+from typing import Any
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)     # Ctrl-C while all this is imported: no traceback
@@ -14,14 +15,14 @@ from utils.io.yaml_file import read_yaml
 log = logging.getLogger(__name__)
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] | None = None) -> None:
     options = parse_args("mr", argv, read_yaml)
     set_up_logging(options.verbosity)
     with failures(options.debug), ExitStack() as stack:
         run(options, stack)
 
 
-def run(options, stack) -> None:
+def run(options: Any, stack: ExitStack) -> None:
     import torch
 
     from algorithms.problem import Problem, reconstruct

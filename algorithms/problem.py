@@ -34,7 +34,7 @@ class Problem:
         spacing: distance from slice to slice in mm, for noise controls that ask for it.
 
     Raises:
-        ValueError: weights that are negative, not finite or do not fit y.
+        ValueError: weights that are negative, not finite or do not fit y, or come without it.
     """
 
     initial: torch.Tensor
@@ -47,16 +47,27 @@ class Problem:
         if self.weights is None:
             return
         try:
-            self.weights.expand(self.y.shape)
+            self.weights.expand(self.measured.shape)
         except RuntimeError:
-            raise ValueError(f"weights are {list(self.weights.shape)}; they must broadcast to y, {list(self.y.shape)}"
-                             ) from None
+            raise ValueError(f"weights are {list(self.weights.shape)}; they must broadcast to y, "
+                             f"{list(self.measured.shape)}") from None
         if not ((self.weights >= 0) & self.weights.isfinite()).all():
             raise ValueError("weights must be finite and 0 or more")
 
+    @property
+    def measured(self) -> torch.Tensor:
+        """y, of which there must be one.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.y is None:
+            raise ValueError("y is None; a measurement is needed")
+        return self.y
+
     def residual(self, x: torch.Tensor) -> float:
         """The relative misfit |A x - y| / |y| of x [n, 1, H, W]."""
-        return ((self.operator.A(x) - self.y).norm() / self.y.norm()).item()
+        return ((self.operator.A(x) - self.measured).norm() / self.measured.norm()).item()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +133,11 @@ def reconstruct(problem: Problem, prior: Any, options: Sampling | Unconditional 
     Raises:
         ValueError: options out of range, a problem that lacks what the method needs.
     """
-    observer = observer or Observer()
+    observer, generator = observer or Observer(), generator or torch.Generator().manual_seed(0)
     if isinstance(options, TotalVariation):
         observer.begin(OUTER, "ADMM steps")
-        return admm_tv(problem.operator, problem.y, lam=options.w_tv, observer=_Watch(observer, problem))
-    generator = generator or torch.Generator().manual_seed(0)
+        return admm_tv(problem.operator, problem.measured, lam=options.w_tv,
+                       observer=_Watch(observer, problem, generator))
     noise = noise_source(options.noise, problem.initial.shape, generator, problem.initial.device, problem.spacing)
     if isinstance(options, Unconditional):
         watch = _Watch(observer, problem, generator)
@@ -147,7 +158,8 @@ def reconstruct(problem: Problem, prior: Any, options: Sampling | Unconditional 
 class _Watch:
     """Between a loop and an observer: adds the residual to an estimate, and to x all else that the rest depends on."""
 
-    def __init__(self, observer: Observer, problem: Problem, generator=None, data_step: DataStep | None = None):
+    def __init__(self, observer: Observer, problem: Problem, generator: torch.Generator,
+                 data_step: DataStep | None = None):
         self.observer, self.problem = observer, problem
         self.generator, self.data_step = generator, data_step or DataStep()
 

@@ -1,16 +1,16 @@
 """The diffusion loop: one for CT and MRI, for every data step, noise control and re-noising rule."""
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
-from algorithms.observer import Observer
 from algorithms.schedule import as_levels
 
 
 @torch.no_grad()
 def sample(score: Callable, data_step: Callable, noise: Callable[[], torch.Tensor], sigmas: Iterable[float],
            renoise: Callable, x: torch.Tensor, *, first: int = 0, guidance: Callable | None = None,
-           final_sigma: float | None = None, observer: Observer | None = None) -> torch.Tensor:
+           final_sigma: float | None = None, observer: Any = None) -> torch.Tensor:
     """Reconstruct a stack of slices by posterior sampling with a 2D diffusion prior.
 
     The loop of ISCS (Du et al. 2026, arXiv 2602.04162): denoise, make consistent with the measurement, re-noise to the

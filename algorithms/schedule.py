@@ -16,7 +16,8 @@ def sigma_levels(nfe: int, sigma_min: float, sigma_max: float) -> torch.Tensor:
 
     Args:
         nfe: number of levels, >= 1. A single level is sigma_max.
-        sigma_min, sigma_max: smallest and largest noise standard deviation, in units of the image.
+        sigma_min: smallest noise standard deviation, in units of the image.
+        sigma_max: the largest.
 
     Returns:
         float64 tensor [nfe] on the CPU.

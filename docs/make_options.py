@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the tables of flags into options.md, from the table of choices:  python docs/make_options.py"""
+"""Write the tables of flags into options.md, from the table of choices: run it as it is."""
 import re
 import sys
 from pathlib import Path
@@ -33,15 +33,15 @@ def table() -> str:
             same = len(found) == 2 and found[0][1].help == found[1][1].help
             for modality, flag in found[:1] if same else found:
                 meaning = flag.help.replace("|", "\\|")
-                lines.append(f"| `--{name} {flag.metavar.replace('|', ' or ')}` | {'' if same else f'{modality}: '}{meaning} | "
-                             f"{shown(flag.default)} |")
+                lines.append(f"| `--{name} {flag.metavar.replace('|', ' or ')}` | {'' if same else f'{modality}: '}"
+                             f"{meaning} | {shown(flag.default)} |")
     return "\n".join(lines[1:])
 
 
 def page(text: str) -> str:
     """The text of options.md with the tables that the code has."""
-    return re.sub(r"(<!-- flags: begin -->\n).*?(<!-- flags: end -->)", lambda found: found[1] + table() + "\n" + found[2], text,
-                  flags=re.DOTALL)
+    return re.sub(r"(<!-- flags: begin -->\n).*?(<!-- flags: end -->)",
+                  lambda found: found[1] + table() + "\n" + found[2], text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-
 
 # What torch.load raises, besides OSError, for a file that is no checkpoint.
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
@@ -33,12 +33,14 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
+        """Take in the parameters after a step of training."""
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         for shadow, parameter in zip(self.shadow_params, trainable(network)):
             shadow.lerp_(parameter, 1 - decay)
 
     def state_dict(self) -> dict:
+        """What `load_state_dict` goes on from, in the published layout."""
         return {"decay": self.decay, "num_updates": self.num_updates, "shadow_params": self.shadow_params}
 
     def load_state_dict(self, state: dict) -> None:
@@ -49,6 +51,7 @@ class EMA:
 
 
 def trainable(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that training changes, in the order that averages have on disk."""
     return [p for p in network.parameters() if p.requires_grad]
 
 
@@ -84,11 +87,17 @@ def _check_sizes(path: str | Path) -> None:
 
 
 def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> dict:
-    """Load weights into ``network``, strictly; returns the file's content.
+    """Load weights into ``network``, strictly.
 
-    The file holds ``{optimizer, model, ema, step}`` with ``model`` a state dict and ``ema.shadow_params`` a list in the
-    order of the trainable parameters, or is a bare state dict; `STATES`, `AVERAGES` and `PREFIXES` are what else other
-    programs call these. With ``use_ema`` the averaged weights are used where the file has them.
+    Args:
+        network: its parameters are written to.
+        path: a file that holds ``{optimizer, model, ema, step}`` with ``model`` a state dict and ``ema.shadow_params``
+            a list in the order of the trainable parameters, or is a bare state dict; `STATES`, `AVERAGES` and
+            `PREFIXES` are what else other programs call these.
+        use_ema: take the averaged weights where the file has them.
+
+    Returns:
+        The file's content.
 
     Raises:
         ValueError: naming the file and the first tensor that is missing, extra, misshapen or not finite; or averaged
@@ -99,7 +108,8 @@ def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> 
     averages = next((name for name in AVERAGES if name in content), None) if state is not content else None
     if use_ema and averages and not _is_list_of_averages(content[averages]):
         averaged = content[averages]
-        averaged = next((averaged[name] for name in STATES if isinstance(averaged, dict) and name in averaged), averaged)
+        if isinstance(averaged, dict):
+            averaged = next((averaged[name] for name in STATES if name in averaged), averaged)
         if not isinstance(averaged, dict):
             raise ValueError(f"{path}: {averages} holds averaged weights in a form that is not known; accepted: a list "
                              f"{averages}.shadow_params, or a state dict")
@@ -117,7 +127,7 @@ def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> 
     return content
 
 
-def _is_list_of_averages(content) -> bool:
+def _is_list_of_averages(content: Any) -> bool:
     return isinstance(content, dict) and "shadow_params" in content
 
 
@@ -139,7 +149,7 @@ def _load(network: nn.Module, path: str | Path, state: dict) -> None:
     network.load_state_dict(state)
 
 
-def _check(path, name: str, value, expected: torch.Tensor) -> None:
+def _check(path: str | Path, name: str, value: Any, expected: torch.Tensor) -> None:
     if not torch.is_tensor(value) or value.shape != expected.shape:
         found = f"shape {list(value.shape)}" if torch.is_tensor(value) else type(value).__name__
         raise ValueError(f"{path}: tensor {name} has {found}, expected {list(expected.shape)}; is the checkpoint "

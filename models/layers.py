@@ -4,6 +4,8 @@ Attribute names (``Conv_0``, ``Dense_0``, ``NIN_0.W`` ...) and the order in whic
 the checkpoint format: exponential moving averages are stored as a list in that order.
 """
 import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +23,16 @@ def variance_scaling_(weight: torch.Tensor, fan_in: int, fan_out: int, scale: fl
         return weight.uniform_(-bound, bound)
 
 
-def conv(channels_in: int, channels_out: int, size: int, init_scale: float = 1.0, **options) -> nn.Conv2d:
+def conv(channels_in: int, channels_out: int, size: int, init_scale: float = 1.0, **options: Any) -> nn.Conv2d:
     """A ``size`` x ``size`` convolution that keeps H and W, with variance-scaled weights and zero bias."""
     layer = nn.Conv2d(channels_in, channels_out, size, **{"padding": size // 2, **options})
     variance_scaling_(layer.weight, channels_in * size**2, channels_out * size**2, init_scale)
-    nn.init.zeros_(layer.bias)
+    nn.init.zeros_(layer.get_parameter("bias"))
     return layer
 
 
 def dense(features_in: int, features_out: int) -> nn.Linear:
+    """A dense layer with variance-scaled weights and zero bias."""
     layer = nn.Linear(features_in, features_out)
     variance_scaling_(layer.weight, features_in, features_out)
     nn.init.zeros_(layer.bias)
@@ -37,6 +40,11 @@ def dense(features_in: int, features_out: int) -> nn.Linear:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation in groups of four channels, 32 groups at the most.
+
+    Raises:
+        ValueError: channels that do not divide into the groups.
+    """
     groups = min(channels // 4, 32)
     if channels % groups:
         raise ValueError(f"model.nf, model.ch_mult: {channels} channels do not divide into {groups} groups; "
@@ -52,13 +60,14 @@ class FIR(nn.Module):
     (Karras et al. 2020), for a kernel of four taps.
     """
 
-    SETTINGS = {  # resample -> up, down, (pad before, pad after), gain
+    kernel: torch.Tensor
+    SETTINGS: ClassVar = {  # resample -> up, down, (pad before, pad after), gain
         "down": (1, 2, (1, 1), 1.0),
         "up": (2, 1, (2, 1), 4.0),
         "conv": (1, 1, (2, 2), 1.0),
     }
 
-    def __init__(self, taps, resample: str):
+    def __init__(self, taps: Sequence[float], resample: str):
         super().__init__()
         self.up, self.down, self.pad, gain = self.SETTINGS[resample]
         kernel = torch.outer(torch.tensor(taps, dtype=torch.float32), torch.tensor(taps, dtype=torch.float32))
@@ -115,8 +124,8 @@ class Attention(nn.Module):
 class ResidualBlock(nn.Module):
     """BigGAN residual block with noise-level conditioning; ``resample`` is None, "up" or "down"."""
 
-    def __init__(self, channels_in: int, channels_out: int, temb: int, taps, resample: str | None = None,
-                 dropout: float = 0.0, init_scale: float = 0.0):
+    def __init__(self, channels_in: int, channels_out: int, temb: int, taps: Sequence[float],
+                 resample: str | None = None, dropout: float = 0.0, init_scale: float = 0.0):
         super().__init__()
         self.resample = FIR(taps, resample) if resample else None
         self.GroupNorm_0 = group_norm(channels_in)
@@ -142,7 +151,7 @@ class ResidualBlock(nn.Module):
 class PyramidDownsample(nn.Module):
     """FIR low-pass, then a strided 3x3 convolution: halves H and W of the residual input pyramid."""
 
-    def __init__(self, channels_in: int, channels_out: int, taps):
+    def __init__(self, channels_in: int, channels_out: int, taps: Sequence[float]):
         super().__init__()
         self.fir = FIR(taps, "conv")
         self.Conv2d_0 = conv(channels_in, channels_out, 3, stride=2, padding=0)

@@ -1,13 +1,25 @@
 """NCSN++: the score network (Song et al. 2021), with the parameter names and order of published checkpoints."""
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.layers import (FIR, Attention, GaussianFourierProjection, PyramidDownsample, PyramidSum,
-                           ResidualBlock, conv, dense, group_norm, SQRT_HALF)
+from models.layers import (
+    FIR,
+    SQRT_HALF,
+    Attention,
+    GaussianFourierProjection,
+    PyramidDownsample,
+    PyramidSum,
+    ResidualBlock,
+    conv,
+    dense,
+    group_norm,
+)
 
 # What is built, key by key; any other value is refused.
 SUPPORTED = {
@@ -34,8 +46,12 @@ SUPPORTED = {
 }
 
 
-def check_config(config) -> None:
-    """Raise ValueError naming the first key of ``config`` whose value is outside what NCSNpp builds."""
+def check_config(config: Any) -> None:
+    """See that NCSNpp builds what a config says.
+
+    Raises:
+        ValueError: it does not; names the first such key.
+    """
     for key, accepted in SUPPORTED.items():
         section, name = key.split(".")
         value = config[section][name]
@@ -56,7 +72,8 @@ def check_config(config) -> None:
         raise ValueError(f"data.image_size: {size} cannot be halved {len(model.ch_mult) - 1} times; "
                          f"accepted: multiples of {2 ** (len(model.ch_mult) - 1)}")
     if config.training.preconditioning == "edm" and not model.scale_by_sigma:
-        raise ValueError("model.scale_by_sigma: False is not supported with training.preconditioning: edm; accepted: True")
+        raise ValueError("model.scale_by_sigma: False is not supported with training.preconditioning: edm; "
+                         "accepted: True")
     if not 0 < model.sigma_min < model.sigma_max:
         raise ValueError(f"model.sigma_min, model.sigma_max: {model.sigma_min}, {model.sigma_max}; "
                          "accepted: 0 < sigma_min < sigma_max")
@@ -68,8 +85,8 @@ SIGMA_DATA = 0.5    # of images in [-1, 1] (Karras et al. 2022)
 class NCSNpp(nn.Module):
     """Score of a variance-exploding diffusion, s(x, sigma) = grad log p_sigma(x).
 
-    Built from a config of the published layout (sections ``data`` and ``model``; see `SUPPORTED`). The layers
-    stand in ``all_modules`` in order of use; together with the buffer ``sigmas`` that is the checkpoint format.
+    The layers stand in ``all_modules`` in order of use; together with the buffer ``sigmas`` that is the checkpoint
+    format.
 
     Shapes: x [B, 1, H, W] with H and W divisible by ``multiple`` (any such size, whatever
     ``data.image_size``), sigma [B]; returns [B, 1, H, W]. Intensities of x's clean image lie in [0, 1]
@@ -80,10 +97,14 @@ class NCSNpp(nn.Module):
     taken as `SIGMA_DATA`, D(x) = c_skip x + c_out F(c_in x), and s = (D(x) - x) / sigma^2. The parameters are the
     same, not their values.
 
-    Raises ValueError for a config value outside what is built, naming the key.
+    Args:
+        config: of the published layout, with sections ``training``, ``data`` and ``model``; see `SUPPORTED`.
+
+    Raises:
+        ValueError: a config value outside what is built, with its key.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Any):
         super().__init__()
         check_config(config)
         model, image = config.model, config.data.num_channels
@@ -209,12 +230,10 @@ class NCSNpp(nn.Module):
                 output = image if output is None else self.pyramid_up(output) + image
             if resamples:
                 h = next(layer)(h, temb)
-        if self.progressive == "none":
-            output = _to_image(layer, h)
-        return output
+        return _to_image(layer, h) if output is None else output
 
 
-def _to_image(layer, h: torch.Tensor) -> torch.Tensor:
+def _to_image(layer: Iterator[nn.Module], h: torch.Tensor) -> torch.Tensor:
     """Features to an image through the next two layers: GroupNorm, swish, 3x3 convolution."""
     norm, convolution = next(layer), next(layer)
     return convolution(F.silu(norm(h)))

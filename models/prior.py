@@ -87,7 +87,8 @@ def check_prior(content: dict, path: Path, modality: str, config: Any, image_siz
     if not isinstance(prior, dict):
         return
     if prior.get("modality") != modality:
-        raise ValueError(f"{path}: a prior of {str(prior.get('modality')).upper()} slices; accepted: {modality.upper()}")
+        raise ValueError(f"{path}: a prior of {str(prior.get('modality')).upper()} slices; accepted: "
+                         f"{modality.upper()}")
     if modality == "ct" and list(prior.get("window", ())) != list(CT_WINDOW):
         raise ValueError(f"{path}: a prior of CT in the window {prior.get('window')} HU; accepted: {list(CT_WINDOW)}")
     for key, own in score_settings(config).items():
@@ -100,7 +101,7 @@ def check_prior(content: dict, path: Path, modality: str, config: Any, image_siz
 
 
 def score_settings(config: Any) -> dict:
-    """What shapes the score beside the weights, as train.py writes it into a checkpoint and `check_prior` compares it."""
+    """What shapes the score beside the weights: train.py writes it into a checkpoint, `check_prior` compares it."""
     model = config.model
     return {"preconditioning": config.training.preconditioning, "centered": config.data.centered,
             "sigma_min": model.sigma_min, "sigma_max": model.sigma_max, "scale_by_sigma": model.scale_by_sigma,

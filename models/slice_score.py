@@ -1,10 +1,10 @@
 """The prior as the sampler sees it: the score of a whole stack of slices, computed batch by batch."""
 import logging
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
 
 log = logging.getLogger(__name__)
 
@@ -15,13 +15,18 @@ class SliceScore:
     Calling it with x [n, 1, H, W] and one sigma for all slices gives s(x, sigma) [n, 1, H, W] on x's device.
     Slices are padded by reflection to the next size that the network's levels divide, and cropped back.
 
-    ``network`` is put in evaluation mode on ``device``; ``batch_size`` slices go through it at a time (the
-    result does not depend on it beyond rounding); when the memory is too small for that, half as many from then on.
-    ``x`` may lie elsewhere than the network: batches are brought to ``device`` and back. ``progress`` wraps the
-    iterable of batches, for a progress bar.
+    x may lie elsewhere than the network: batches are brought to it and back.
+
+    Args:
+        network: (x, levels [B]) to the score; put in evaluation mode on ``device``; its `multiple`
+            divides the sizes that it takes.
+        batch_size: slices that go through it at a time (the result does not depend on it beyond rounding); when the
+            memory is too small for that, half as many from then on.
+        device: where it computes.
+        progress: wraps the iterable of batches, for a progress bar.
     """
 
-    def __init__(self, network: nn.Module, batch_size: int, device, progress=lambda batches: batches):
+    def __init__(self, network: nn.Module, batch_size: int, device: torch.device | str, progress: Callable = iter):
         self.network = network.to(device).eval().requires_grad_(False)
         self.batch_size, self.device, self.progress = batch_size, device, progress
 

@@ -15,15 +15,17 @@ import sys
 import tempfile
 import threading
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 FOLDER = Path(__file__).resolve().parent
 SOURCES = {"cpu": ".cpp", "cuda": ".cu"}
-_libraries = {}  # paths of sources -> library, or None where it could not be built
+_libraries: dict[tuple[Path, ...], ctypes.CDLL | None] = {}    # by their sources; None where it could not be built
 _lock = threading.Lock()
 
 
@@ -41,7 +43,7 @@ class Compiled:
     name: str
     dtypes: tuple = (torch.float32,)
 
-    def choose(self, impl, *tensors) -> bool:
+    def choose(self, impl: str | None, *tensors: torch.Tensor) -> bool:
         """Whether the compiled code does the work.
 
         Args:
@@ -64,7 +66,7 @@ class Compiled:
             raise NotCompiled(f"{self.name}: no compiled code for {dtype} on {device}, or it could not be built here")
         return False
 
-    def call(self, function: str, *arguments) -> None:
+    def call(self, function: str, *arguments: Any) -> None:
         """Run a function of the code on the device of the first tensor, where `choose` has said so.
 
         Args:
@@ -101,7 +103,7 @@ def _as_c(argument):
     return ctypes.c_int64(argument) if isinstance(argument, (int, np.integer)) else ctypes.c_double(argument)
 
 
-def load(name: str, sources) -> ctypes.CDLL | None:
+def load(name: str, sources: Sequence[str | Path]) -> ctypes.CDLL | None:
     """Build a shared library once and open it with ctypes.
 
     The library is kept in `$TORCH_EXTENSIONS_DIR` (default `~/.cache/torch_extensions`) under a digest of sources,
@@ -118,11 +120,11 @@ def load(name: str, sources) -> ctypes.CDLL | None:
         The library, or None when it cannot be built or opened: then one RuntimeWarning says why and what to install,
         and the later calls are silent.
     """
-    sources = tuple(FOLDER / source for source in sources)
+    paths = tuple(FOLDER / source for source in sources)
     with _lock:
-        if sources not in _libraries:
-            _libraries[sources] = _load(name, sources)
-        return _libraries[sources]
+        if paths not in _libraries:
+            _libraries[paths] = _load(name, paths)
+        return _libraries[paths]
 
 
 def _load(name, sources):

@@ -1,11 +1,15 @@
 """What the operators ask of their tensors."""
-
+from collections.abc import Sequence
 
 import torch
 
 
-def check(name: str, tensor: torch.Tensor, shape) -> torch.Tensor:
-    """The tensor itself, if it is floating point of this shape; otherwise ValueError naming `name`."""
+def check(name: str, tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """The tensor itself, where it is floating point of this shape.
+
+    Raises:
+        ValueError: it is not; begins with `name`.
+    """
     if tuple(tensor.shape) != tuple(shape) or not tensor.is_floating_point():
         raise ValueError(f"{name}: expected floating point {list(shape)}, "
                          f"found {tensor.dtype} {list(tensor.shape)}")

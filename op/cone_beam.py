@@ -8,6 +8,7 @@ voxel beyond the outermost centres.
 `trace` brings the geometry of a scan to voxel indices; `project` and `backproject` run on it.
 """
 import ctypes
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,8 @@ class Rays(NamedTuple):
     voxel_size: tuple       # (z, y, x), in the unit of the geometry
 
 
-def trace(vectors, det_shape, volume_shape, voxel_size=(1.0, 1.0, 1.0)) -> Rays:
+def trace(vectors: np.ndarray, det_shape: Sequence[int], volume_shape: Sequence[int],
+          voxel_size: Sequence[float] = (1.0, 1.0, 1.0)) -> Rays:
     """Follow the rays of every view through a volume centred on the origin.
 
     Args:
@@ -142,7 +144,7 @@ def _apply(function, source, rays, kernels, out):
     if out.shape != shape or out.dtype != source.dtype or out.device != source.device or not out.is_contiguous():
         raise ValueError(f"out: expected contiguous {source.dtype} {list(shape)} on {source.device}, "
                          f"found {out.dtype} {list(out.shape)} on {out.device}")
-    if out.requires_grad or torch.is_grad_enabled() and source.requires_grad:
+    if out.requires_grad or (torch.is_grad_enabled() and source.requires_grad):
         raise ValueError("out: there is no gradient through it")
     return function.write(source.detach(), rays, kernels, out)
 

@@ -1,5 +1,6 @@
 """Voxel-driven backprojection of a view: every voxel takes the value at its shadow on the detector."""
 import ctypes
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ class _Axis(ctypes.Structure):
     _fields_ = [("first", ctypes.c_double), ("step", ctypes.c_double), ("count", ctypes.c_int64)]
 
 
-def fdk_backproject(volume: torch.Tensor, view: torch.Tensor, matrix: np.ndarray, axes, scale: float,
-                    impl: str | None = None) -> None:
+def fdk_backproject(volume: torch.Tensor, view: torch.Tensor, matrix: np.ndarray,
+                    axes: Sequence[tuple[float, float]], scale: float, impl: str | None = None) -> None:
     """Add ``scale / depth^2`` times a view, linearly interpolated at the shadow of every voxel, to a volume.
 
     Args:

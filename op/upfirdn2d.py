@@ -7,8 +7,8 @@ from op.build import Compiled
 COMPILED = Compiled("upfirdn2d", (torch.float32, torch.float64))
 
 
-def upfirdn2d(x: torch.Tensor, kernel: torch.Tensor, up: int = 1, down: int = 1, pad=(0, 0),
-              impl: str | None = None) -> torch.Tensor:
+def upfirdn2d(x: torch.Tensor, kernel: torch.Tensor, up: int = 1, down: int = 1,
+              pad: tuple[int, int] = (0, 0), impl: str | None = None) -> torch.Tensor:
     """Up-sample, pad, filter and down-sample every plane of a batch of images.
 
     In this order, on both image axes alike: `up - 1` zeros are put after every pixel; `pad` zeros are put
@@ -22,7 +22,8 @@ def upfirdn2d(x: torch.Tensor, kernel: torch.Tensor, up: int = 1, down: int = 1,
     Args:
         x: images [N, C, H, W], floating point, in any memory format.
         kernel: filter [kh, kw]; brought to the type and device of `x`.
-        up, down: integer factors, at least 1.
+        up: integer factor, at least 1.
+        down: the same.
         pad: (before, after), integers.
         impl: "reference" (PyTorch), "compiled" (CUDA; float32 and float64) or None, which takes the compiled one
             where it can be had and PyTorch elsewhere.

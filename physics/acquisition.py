@@ -81,8 +81,8 @@ class Acquisition:
             return sirt(y, operator, progress=progress)
 
         if self.measured:
-            y, initial = volume_alone(y, self.few.geometry, solve, partial(cone_beam_operator, projector=self.projector),
-                                      self.slices)
+            y, initial = volume_alone(y, self.few.geometry, solve,
+                                      partial(cone_beam_operator, projector=self.projector), self.slices)
         else:
             whole = solve(y, self.few)
             initial = whole[self.slices].contiguous()

@@ -46,9 +46,9 @@ class LibraryBeam(ConeBeam):
     `_library_backward`, of float32 tensors in the layouts of ConeBeam.
     """
 
-    def __init__(self, geometry):
+    def __init__(self, geometry: ConeGeometry):
         super().__init__(geometry)
-        self.scale = None
+        self.scale: float | None = None
 
     def _on(self, geometry):
         return type(self)(geometry)
@@ -89,7 +89,7 @@ class AstraBeam(LibraryBeam):
     A: conjugate gradients stall at a percent or so. Tensors on a GPU stay there.
     """
 
-    def __init__(self, geometry):
+    def __init__(self, geometry: ConeGeometry):
         super().__init__(geometry)
         self.astra = _library("astra")
         self.direct = importlib.import_module("astra.experimental")
@@ -125,7 +125,7 @@ class TorchRadonBeam(LibraryBeam):
     It knows one unit, the voxel; line integrals are converted to that of the geometry.
     """
 
-    def __init__(self, geometry):
+    def __init__(self, geometry: ConeGeometry):
         super().__init__(geometry)
         for name, fits in (("view_vectors", not geometry.view_vectors), ("det_offset", not any(geometry.det_offset)),
                            ("det_spacing", min(geometry.det_spacing or [1]) > 0),
@@ -143,7 +143,7 @@ class TorchRadonBeam(LibraryBeam):
             det_spacing_v=dv / self.voxel, volume=volumes.Volume3D(*geometry.volume_shape))
 
     @property
-    def window(self):
+    def window(self) -> tuple[int, int, int, int]:
         """As in ConeBeam, but around the middle of the detector."""
         (rows, columns), (top, bottom, left, right) = self.geometry.det_shape, self.geometry.window
         row, column = min(top, rows - bottom), min(left, columns - right)

@@ -14,9 +14,14 @@ class ConeBeam(LinearOperator):
     """Line integrals of a volume [D, 1, H, W]: projections [1, views, det_v, det_u], by Joseph's method.
 
     Lengths count in the unit of the geometry, whose volume_shape, voxel_size and volume_centre are the grid. A_T
-    is the exact adjoint, A_dagger is 100 iterations of SIRT without the bound, hence linear. `impl` as in
-    `op.cone_beam.project`. Raises ValueError, which names a field of the geometry, where it has no volume_shape,
-    no ray meets the volume, or rays are parallel to z.
+    is the exact adjoint, A_dagger is 100 iterations of SIRT without the bound, hence linear.
+
+    Args:
+        geometry: with a volume.
+        impl: as in `op.cone_beam.project`.
+
+    Raises:
+        ValueError: no volume_shape, no ray that meets the volume, or rays parallel to z; names the geometry's field.
     """
 
     def __init__(self, geometry: ConeGeometry, impl: str | None = None):
@@ -28,7 +33,7 @@ class ConeBeam(LinearOperator):
             raise ValueError("volume_shape: no ray of any view meets the volume; do all lengths have the unit "
                              f"{geometry.unit}?")
         try:
-            self.rays       # finds what the projector cannot do
+            self.rays = self._trace()       # finds what the projector cannot do
         except ValueError as error:
             name = "view_vectors" if geometry.view_vectors else "volume_shape"
             raise ValueError(f"{name}: {str(error).removeprefix('vectors: ')}") from None
@@ -56,8 +61,7 @@ class ConeBeam(LinearOperator):
         """The same kind of operator for another geometry."""
         return type(self)(geometry, self.impl)
 
-    @cached_property
-    def rays(self) -> cone_beam.Rays:
+    def _trace(self) -> cone_beam.Rays:
         # Views whose v step is parallel to z are the fast ones.
         geometry = self.geometry.turned() if self.geometry.sideways else self.geometry
         vectors = geometry.vectors
@@ -75,6 +79,8 @@ class ConeBeam(LinearOperator):
     def _pseudo_inverse(self, y):
         return sirt(y, self, nonnegative=False)
 
+    _sums: tuple[torch.Tensor, torch.Tensor] | None = None
+
     def inverse_sums(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One over the row sums [1, views, v, u] and the column sums [D, 1, H, W], never inf; device of `like`.
 
@@ -87,6 +93,5 @@ class ConeBeam(LinearOperator):
             columns = self.A_T(used.to(like))
             self._sums = (torch.where(used, 1 / rows, 0.0),
                           torch.where(columns > 1e-6 * columns.max(), 1 / columns, 0.0))
-        return tuple(sums.to(like) for sums in self._sums)
-
-    _sums = None
+        rows, columns = self._sums
+        return rows.to(like), columns.to(like)

@@ -30,9 +30,10 @@ class ConeGeometry:
     z, and columns and rows against them where their step in `det_spacing` is negative. `view_vectors` describe any
     other scan. All lengths are in `unit`.
 
-    Raises ValueError, one line that names the field, for numbers that are no geometry: not finite, not positive,
-    steps along u and v that are parallel, or a volume (its support, one voxel beyond the outer centres) that is
-    not between source and detector in every view.
+    Raises:
+        ValueError: numbers that are no geometry, one line that names the field: not finite, not positive, steps along
+            u and v that are parallel, or a volume (its support, one voxel beyond the outer centres) that is not
+            between source and detector in every view.
     """
     angles: Numbers = ()                    # degrees, one a view
     src_dist: Number = None                 # from source to axis
@@ -150,10 +151,10 @@ class ConeGeometry:
                      for edge in (np.floor(pixel.min()), np.ceil(pixel.max()) + 1))
 
     @property
-    def window(self) -> tuple[int, ...]:
+    def window(self) -> tuple[int, int, int, int]:
         """The part of `shadow` that is on the detector; nothing of it: two edges are equal."""
-        (rows, columns), (top, bottom, left, right) = self.det_shape, self.shadow
-        return (*np.clip((top, bottom), 0, rows).tolist(), *np.clip((left, right), 0, columns).tolist())
+        top, bottom, left, right = np.clip(self.shadow, 0, np.repeat(self.det_shape, 2)).tolist()
+        return top, bottom, left, right
 
     def crop(self, top: int, bottom: int, left: int, right: int) -> "ConeGeometry":
         """The same scan with these rows and columns (half-open) for a detector."""
@@ -181,8 +182,9 @@ class ConeGeometry:
 
     def select(self, indices: Sequence[int]) -> "ConeGeometry":
         """The same scan with these views alone, in this order."""
-        name = "view_vectors" if self.view_vectors else "angles"
-        return replace(self, **{name: [getattr(self, name)[i] for i in indices]})
+        if self.view_vectors:
+            return replace(self, view_vectors=[self.view_vectors[i] for i in indices])
+        return replace(self, angles=[self.angles[i] for i in indices])
 
     def on_grid(self, volume_shape: tuple, voxel_size: tuple | None = None) -> "ConeGeometry":
         """The same scan of other voxels (z, y, x) around the same centre; voxel_size None: of the same size."""
@@ -211,8 +213,14 @@ class ConeGeometry:
 def _numbers(name: str, value: Any, count: int | None = None, kind: str = "finite") -> Any:
     """The value as one number where `count` is 1, otherwise as a tuple of `count`, or of any, numbers.
 
-    kind  "finite", "nonzero" or "positive": floats; "whole": positive ints. ValueError that names `name` for anything
-    else; truth values and texts are no numbers.
+    Args:
+        name: of the field, for messages.
+        value: what was given.
+        count: how many; None: any.
+        kind: "finite", "nonzero" or "positive": floats; "whole": positive ints.
+
+    Raises:
+        ValueError: anything else; truth values and texts are no numbers.
     """
     listed = np.iterable(value) and not isinstance(value, (str, dict))
     entries = list(value) if listed and count != 1 else [value]

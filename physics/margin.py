@@ -123,7 +123,7 @@ def _steady(values, angle):
     return result
 
 
-def with_margin(y: torch.Tensor, geometry: ConeGeometry) -> tuple[ConeGeometry, tuple[slice, slice, slice]]:
+def with_margin(y: torch.Tensor, geometry: ConeGeometry) -> tuple[ConeGeometry, tuple[slice, ...]]:
     """The scan on a grid of the same voxels that holds what the rays meet, and where in it the volume is.
 
     In-plane the grid grows to the circle around the axis that holds the object's shadow in all views; along z to what
@@ -158,7 +158,7 @@ def with_margin(y: torch.Tensor, geometry: ConeGeometry) -> tuple[ConeGeometry, 
 
 
 def without_outside(y: torch.Tensor, operator: ConeBeam, x: torch.Tensor,
-                    target: tuple[slice, slice, slice]) -> torch.Tensor:
+                    target: tuple[slice, ...]) -> torch.Tensor:
     """Line integrals of the volume alone: y less the projections of what lies outside it.
 
     Args:

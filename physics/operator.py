@@ -1,4 +1,6 @@
 """What every measurement operator offers to the algorithms."""
+from collections.abc import Sequence
+
 import torch
 
 from op.check import check
@@ -7,14 +9,15 @@ from op.check import check
 class LinearOperator:
     """A linear measurement y = A x with its exact adjoint A_T and a pseudo-inverse A_dagger.
 
-    domain_shape  shape of x, in the sampler's layout [slices, 1, H, W]
-    range_shape   shape of y
+    A subclass defines `_forward`, `_adjoint` and `_pseudo_inverse`, which see only tensors of the right shape; the
+    public methods raise ValueError for any other shape and for integers.
 
-    A subclass defines `_forward`, `_adjoint` and `_pseudo_inverse`, which see only tensors of the right
-    shape; the public methods raise ValueError for any other shape and for integers.
+    Args:
+        domain_shape: of x, in the sampler's layout [slices, 1, H, W].
+        range_shape: of y.
     """
 
-    def __init__(self, domain_shape, range_shape):
+    def __init__(self, domain_shape: Sequence[int], range_shape: Sequence[int]):
         self.domain_shape, self.range_shape = tuple(domain_shape), tuple(range_shape)
 
     def A(self, x: torch.Tensor) -> torch.Tensor:
@@ -29,5 +32,14 @@ class LinearOperator:
         """A linear pseudo-inverse [domain_shape] of y [range_shape]; how exact, the subclass says."""
         return self._pseudo_inverse(check(f"{type(self).__name__}.A_dagger", y, self.range_shape))
 
-    def __repr__(self):
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _adjoint(self, y: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def _pseudo_inverse(self, y: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
         return f"<{type(self).__name__} {list(self.domain_shape)} -> {list(self.range_shape)}>"

@@ -1,10 +1,14 @@
 """SIRT: the simultaneous iterative reconstruction technique."""
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from op.check import check
 
 
-def sirt(y: torch.Tensor, operator, iterations: int = 100, nonnegative: bool = True, progress=None) -> torch.Tensor:
+def sirt(y: torch.Tensor, operator: Any, iterations: int = 100, nonnegative: bool = True,
+         progress: Callable | None = None) -> torch.Tensor:
     """SIRT from zero: x += C A_T R (y - A x), R and C inverse row and column sums; Gregor & Benson (2008).
 
     Args:

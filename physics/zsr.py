@@ -1,4 +1,6 @@
 """Z super-resolution: thick slices as averages of thin ones."""
+from collections.abc import Sequence
+
 import torch
 
 from physics.operator import LinearOperator
@@ -17,7 +19,7 @@ class ZAverage(LinearOperator):
         ValueError: `factor` is below 2 or not whole, or D is no multiple of it.
     """
 
-    def __init__(self, shape, factor: int):
+    def __init__(self, shape: Sequence[int], factor: int):
         if not factor >= 2 or factor % 1:
             raise ValueError(f"factor: expected a whole number of at least 2, found {factor}")
         if shape[-1] % factor or not shape[-1]:

@@ -1,4 +1,6 @@
-"""Times each stage against a rival on the same arrays, in the same run: python -m tests.bench [STAGE ...]
+"""Times each stage against a rival on the same arrays, in the same run.
+
+python -m tests.bench [STAGE ...]
 
 Every row is the best of several runs after a warm-up, the rival's runs in between; ratio = rival / ours; difference
 is |ours - rival| / |rival| of what the two compute, where that is the same thing.

@@ -155,7 +155,8 @@ def test_volumes_on_the_host_and_slices_through_the_gpu(run, monkeypatch, proble
     ["--task", "LACT", "--degree", 90], ["--method", "DDNM", "--degree", 20], ["--renoise-method", "DDIM"],
     ["--sino-noise", 2], ["--sino-noise", 1e4, "--weights", "poisson"],
     ["--w-tik", 0.1, "--renoise-method", "DiffPIR", "--noise-control", "shared"],
-    ["--w-dz", 0.1, "--w-dps", 1e-4, "--noise-control", "GP"], ["--NFE", 1, "--noise-control", "zero"], ["--save-intermediates"],
+    ["--w-dz", 0.1, "--w-dps", 1e-4, "--noise-control", "GP"], ["--NFE", 1, "--noise-control", "zero"],
+    ["--save-intermediates"],
 ], ids=lambda flags: " ".join(map(str, flags)))
 def test_ct_variants(run, flags):
     folder = run("CT", "--degree", 30, *flags)
@@ -303,7 +304,8 @@ def test_bad_measurements_are_one_line_status_2_and_leave_nothing(scanned, recon
     (tmp_path / "scan.yaml").write_text(text)
     np.save(tmp_path / "zero.npy", np.zeros((30, 44)))
     (tmp_path / "bad.tif").write_bytes(b"II*\0 no image")
-    sitk.WriteImage(sitk.GetImageFromArray(np.arange(384, dtype=np.int16).reshape(6, 8, 8)), str(tmp_path / "small.nii"))
+    image = sitk.GetImageFromArray(np.arange(384, dtype=np.int16).reshape(6, 8, 8))
+    sitk.WriteImage(image, str(tmp_path / "small.nii"))
     with pytest.raises(SystemExit) as stop:
         reconstruct(tmp_path / "p.npy", tmp_path / "scan.yaml",
                     *(tmp_path / flag if "." in flag else flag for flag in flags))

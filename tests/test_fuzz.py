@@ -11,6 +11,7 @@ import tempfile
 import time
 import zipfile
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,7 @@ def swapped(content, order):
     """A NIfTI file of int16, its header and voxels in this byte order."""
     content = bytearray(content)
     if order == ">":
-        for place, kind in {**NIFTI, **{k: "i2" for k in range(352, len(content), 2)}}.items():
+        for place, kind in {**NIFTI, **dict.fromkeys(range(352, len(content), 2), "i2")}.items():
             if place not in (123, 344):
                 size = int(kind[1])
                 content[place:place + size] = content[place:place + size][::-1]
@@ -149,7 +150,7 @@ def test_nifti(folder, nifti, order, packed, fields, damage, turn):
     volume = outcome(path, read_volume, turn)
     assert volume is None or is_volume(volume)
     found = outcome(path, read_projections)
-    assert found is None or found.ndim == 3 and np.isfinite(found).all()
+    assert found is None or (found.ndim == 3 and np.isfinite(found).all())
     path.unlink()
 
 
@@ -218,7 +219,7 @@ def stacks(folder, image):
     contents = {}
     for name in ("p.mha", "p.nrrd", "p.tif"):
         for packed in (False, True):
-            contents[name, packed] = bytes_of(lambda file: sitk.WriteImage(image, file, packed), name, folder)
+            contents[name, packed] = bytes_of(partial(sitk.WriteImage, image, useCompression=packed), name, folder)
             (folder / name).unlink()
     stream = io.BytesIO()
     np.save(stream, sitk.GetArrayFromImage(image).astype(np.float32))
@@ -312,7 +313,7 @@ def test_geometry(folder, changes, place, odd):
     path.write_text(changed(yaml.safe_dump(GEOMETRY), dict(GEOMETRY), changes, place, odd), encoding="utf-8",
                     errors="replace")
     found = outcome(path, read_geometry)
-    assert found is None or isinstance(found, ConeGeometry) and np.isfinite(found.vectors).all()
+    assert found is None or (isinstance(found, ConeGeometry) and np.isfinite(found.vectors).all())
     path.unlink()
 
 
@@ -486,7 +487,8 @@ def test_flags(folder, problem, words, whole):
     with clean(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stderr", stderr)
         try:
-            cli_settings.parse_args(problem, begin + [word for pair in words for word in pair if word is not None], read_yaml)
+            own = [word for pair in words for word in pair if word is not None]
+            cli_settings.parse_args(problem, begin + own, read_yaml)
         except SystemExit as error:
             message = stderr.getvalue()
             assert error.code == 2 and message.count("\n") == 1 and message.endswith("\n"), (error.code, message)

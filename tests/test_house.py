@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "utils.cli": set(),
     "utils.io": {"physics"},
     "utils.phantoms": {"utils.io"},
-    "utils.run": {"utils.cli", "utils.io", "models", "physics", "algorithms"},      # setup.py and scan.py read the options
+    "utils.run": {"utils.cli", "utils.io", "models", "physics", "algorithms"},    # setup.py, scan.py read the options
     "utils.train": {"utils.io", "utils.phantoms", "models"},
     "utils.evaluation": {"utils.io", "utils.run", "utils.cli", "models"},
 }

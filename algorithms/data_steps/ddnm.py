@@ -1,4 +1,6 @@
 """The data step of DDNM."""
+from typing import Any
+
 import torch
 
 from algorithms.data_steps import DataStep
@@ -14,7 +16,7 @@ class DDNM(DataStep):
         problem: its operator has A and A_dagger, between tensors [n, 1, H, W] and the range of y.
     """
 
-    def __init__(self, problem):
+    def __init__(self, problem: Any):
         self.operator, self.y = problem.operator, problem.y
 
     def __call__(self, x0: torch.Tensor, sigma: float) -> torch.Tensor:

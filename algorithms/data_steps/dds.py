@@ -1,4 +1,6 @@
 """The data step of DDS, with total variation across slices."""
+from typing import Any
+
 import torch
 
 from algorithms.cg import cg
@@ -38,7 +40,7 @@ class DDS(DataStep):
         ValueError: num_cg < 1, w_tik or w_dz < 0.
     """
 
-    def __init__(self, problem, *, num_cg: int = 5, w_tik: float = 0.0, w_dz: float = 0.0):
+    def __init__(self, problem: Any, *, num_cg: int = 5, w_tik: float = 0.0, w_dz: float = 0.0):
         if num_cg < 1:
             raise ValueError(f"num_cg is {num_cg}; DDS needs 1 or more CG steps")
         for name, weight in (("w_tik", w_tik), ("w_dz", w_dz)):
@@ -47,7 +49,7 @@ class DDS(DataStep):
         self.operator, self.weights = problem.operator, problem.weights
         self.num_cg, self.w_tik, self.w_dz = num_cg, w_tik, w_dz
         self.ATWy = self._AT_W(problem.y)
-        self.v = None       # [n - 1, 1, H, W], from the first level with w_dz on
+        self.v: torch.Tensor | None = None       # [n - 1, 1, H, W], from the first level with w_dz on
 
     def __call__(self, x0: torch.Tensor, sigma: float) -> torch.Tensor:
         rho, penalty = self.w_tik / sigma**2, self.w_dz / TV_THRESHOLD

@@ -10,8 +10,8 @@ import torch
 NoiseControl = Callable[..., torch.Tensor]
 
 
-def noise_source(control: NoiseControl, shape: tuple[int, ...], generator: torch.Generator, device="cpu",
-                 spacing: float | None = None) -> Callable[[], torch.Tensor]:
+def noise_source(control: NoiseControl, shape: tuple[int, ...], generator: torch.Generator,
+                 device: torch.device | str = "cpu", spacing: float | None = None) -> Callable[[], torch.Tensor]:
     """The source of every noise image of a run.
 
     Args:
@@ -38,6 +38,6 @@ def noise_source(control: NoiseControl, shape: tuple[int, ...], generator: torch
     return lambda: control(tuple(shape), generator, device, spacing)
 
 
-def draw(count: int, shape: tuple[int, ...], generator: torch.Generator, device) -> torch.Tensor:
+def draw(count: int, shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str) -> torch.Tensor:
     """``count`` independent images [count, C, H, W] of the shape (n, C, H, W), drawn on the CPU."""
     return torch.randn(count, *shape[1:], generator=generator, dtype=torch.float32).to(device)

@@ -26,11 +26,15 @@ class GaussianProcess:
         self.noise_length = noise_length
 
     def check(self, spacing: float | None) -> None:
-        """Raise ValueError where the distance from slice to slice is not known."""
+        """See that the distance from slice to slice is known.
+
+        Raises:
+            ValueError: it is not.
+        """
         if spacing is None or not 0 < spacing < math.inf:
             raise ValueError(f"spacing is {spacing}; a Gaussian process needs one above 0, in mm")
 
-    def __call__(self, shape: tuple[int, ...], generator: torch.Generator, device="cpu",
+    def __call__(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str = "cpu",
                  spacing: float | None = None) -> torch.Tensor:
         self.check(spacing)
         noise = torch.zeros(shape, device=device)

@@ -7,6 +7,6 @@ from algorithms.noise import draw
 class Independent:
     """Every slice an image of its own."""
 
-    def __call__(self, shape: tuple[int, ...], generator: torch.Generator, device="cpu",
+    def __call__(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str = "cpu",
                  spacing: float | None = None) -> torch.Tensor:
         return draw(shape[0], shape, generator, device)

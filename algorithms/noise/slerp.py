@@ -15,9 +15,10 @@ class Slerp:
     Parallel images span no arc: they get the linear weights ``1 - a`` and ``a``.
     """
 
-    def __call__(self, shape: tuple[int, ...], generator: torch.Generator, device="cpu",
+    def __call__(self, shape: tuple[int, ...], generator: torch.Generator, device: torch.device | str = "cpu",
                  spacing: float | None = None) -> torch.Tensor:
-        return self.between(*(draw(1, shape, generator, device) for _ in range(2)), shape[0])
+        z0, z1 = (draw(1, shape, generator, device) for _ in range(2))
+        return self.between(z0, z1, shape[0])
 
     @staticmethod
     def between(z0: torch.Tensor, z1: torch.Tensor, n: int) -> torch.Tensor:

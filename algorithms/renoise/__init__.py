@@ -18,8 +18,11 @@ class RenoisingRule:
         """Bring the clean estimate x0, made at noise level sigma, to the lower level sigma_next.
 
         Args:
-            x0, score, noise: tensors of one shape; the score at sigma, and noise of unit variance.
-            sigma, sigma_next: noise levels, 0 <= sigma_next <= sigma.
+            x0: the clean estimate.
+            score: of its shape, at sigma.
+            noise: of its shape, of unit variance.
+            sigma: noise level of x0.
+            sigma_next: the next one, 0 <= sigma_next <= sigma.
 
         Raises:
             ValueError: levels out of order.

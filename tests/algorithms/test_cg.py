@@ -8,7 +8,7 @@ from algorithms.cg import cg
 
 
 def problem(n=40, rank=None, dtype=torch.float64, seed=0):
-    """(A, N = A^T A (+ I when of full rank), x, start)"""
+    """(A, N = A^T A (+ I when of full rank), x, start)."""
     g = torch.Generator().manual_seed(seed)
     A = torch.randn(rank or n, n, generator=g, dtype=dtype)
     N = A.T @ A + (torch.eye(n, dtype=dtype) if rank is None else 0)

@@ -47,6 +47,13 @@ def measured(**changes):
     return Problem(**{"operator": Halves(), "y": y, "initial": Halves().A_dagger(y), "spacing": 2.0} | changes)
 
 
+def test_a_problem_without_a_measurement_is_refused_where_one_is_needed():
+    for make in (lambda: measured(y=None, weights=torch.ones(1)),
+                 lambda: reconstruct(measured(y=None), None, TotalVariation())):
+        with pytest.raises(ValueError, match="a measurement is needed"):
+            make()
+
+
 class Seen(Observer):
     def __init__(self, state=None):
         self.state, self.states, self.residuals, self.steps = state, [], [], None

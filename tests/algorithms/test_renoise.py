@@ -11,7 +11,6 @@ from algorithms.renoise.dds import DDSRule
 from algorithms.renoise.diffpir import DiffPIR
 from algorithms.schedule import sigma_levels
 
-
 METHODS = {"DDPM": DDPM, "DDIM": DDIM, "DDS": DDSRule, "DiffPIR": DiffPIR}
 
 

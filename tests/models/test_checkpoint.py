@@ -1,5 +1,6 @@
 """Weights: strict, safe, with the averages in the order of the trainable parameters."""
 import os
+import pickle
 import zipfile
 
 import pytest
@@ -94,7 +95,8 @@ def test_code_in_the_file_does_not_run(tmp_path, checkpoint):
     assert not os.path.exists(marker)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken zip", b"training:\n  sde: vesde\n", b"50,0.8,0.7\n"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken zip", b"training:\n  sde: vesde\n",
+                                     b"50,0.8,0.7\n"])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "c.pth").write_bytes(content)
     with pytest.raises(ValueError, match="not a checkpoint"):
@@ -134,7 +136,7 @@ def test_the_average_follows_its_formula():
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):
     save_tensors(tmp_path / "c.pth", {"a": torch.ones(1)})
-    with pytest.raises(Exception):
+    with pytest.raises((AttributeError, pickle.PicklingError)):
         save_tensors(tmp_path / "c.pth", {"a": lambda: 0})
     assert read_checkpoint(tmp_path / "c.pth")["a"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]
@@ -158,7 +160,8 @@ def test_a_prior_says_what_it_is_for(caplog, data_dir):
 
 @pytest.mark.parametrize("key, value, named", [
     ("sigma_max", 50, "model.sigma_max: 50; its config says 378"), ("centered", True, "data.centered: True"),
-    ("fir_kernel", [1, 2, 2, 1], "model.fir_kernel: .1, 2, 2, 1."), ("preconditioning", "edm", "training.preconditioning: edm"),
+    ("fir_kernel", [1, 2, 2, 1], "model.fir_kernel: .1, 2, 2, 1."),
+    ("preconditioning", "edm", "training.preconditioning: edm"),
     ("scale_by_sigma", False, "model.scale_by_sigma"), ("attn_resolutions", [8], "model.attn_resolutions")])
 def test_a_prior_is_used_with_the_config_that_it_was_trained_with(data_dir, key, value, named):
     config = load_config(data_dir / "ncsnpp_tiny.yaml")
@@ -168,10 +171,12 @@ def test_a_prior_is_used_with_the_config_that_it_was_trained_with(data_dir, key,
 
 
 @pytest.mark.parametrize("stored", [
-    lambda weights, averages: {"state_dict": averages}, lambda weights, averages: {"model": weights, "model_ema": averages},
+    lambda weights, averages: {"state_dict": averages},
+    lambda weights, averages: {"model": weights, "model_ema": averages},
     lambda weights, averages: {"model_state_dict": weights, "ema": {"model": averages}},
     lambda weights, averages: {f"_orig_mod.module.{name}": value for name, value in averages.items()},
-    lambda weights, averages: {"state_dict": weights, "state_dict_ema": {f"module.{k}": v for k, v in averages.items()}},
+    lambda weights, averages: {"state_dict": weights,
+                               "state_dict_ema": {f"module.{k}": v for k, v in averages.items()}},
 ], ids=range(5))
 def test_averaged_weights_under_each_usual_name(tmp_path, stored):
     weights, averages = (Network().state_dict() for _ in range(2))

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.ncsnpp import NCSNpp
 from models.checkpoint import load_weights
+from models.ncsnpp import NCSNpp
 from utils.io.config import load_config
 
 ROOT_CONFIGS = ("AAPM_256_ncsnpp_Chung", "BMR_ZSR_256")
@@ -64,7 +64,8 @@ def test_every_architecture_uses_all_its_parameters(config, progressive, progres
     ("model", "resblock_type", "ddpm"), ("model", "progressive", "residual"), ("model", "fir", False),
     ("model", "conv_size", 5), ("model", "fir_kernel", [1, 2, 1]), ("model", "nf", 10), ("model", "ch_mult", []),
     ("model", "num_res_blocks", 0), ("model", "sigma_min", 500), ("data", "num_channels", 3),
-    ("data", "image_size", 33), ("training", "sde", "vpsde"), ("model", "nf", 36), ("training", "preconditioning", "vp"),
+    ("data", "image_size", 33), ("training", "sde", "vpsde"), ("model", "nf", 36),
+    ("training", "preconditioning", "vp"),
     ("model", "fir_kernel", [0, 0, 0, 0]), ("model", "ema_rate", 7.0),
 ])
 def test_a_config_outside_what_is_built_is_named(config, section, key, value):

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.slice_score import SliceScore
 from models.ncsnpp import NCSNpp
+from models.slice_score import SliceScore
 from utils.io.config import load_config
 
 

@@ -83,7 +83,7 @@ def available(device):
 
 @pytest.fixture(params=["reference", "C++", "CUDA"])
 def op(request):
-    """project and backproject of one implementation, between tensors on the CPU."""
+    """Project and backproject of one implementation, between tensors on the CPU."""
     device = "cuda" if request.param == "CUDA" else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

@@ -55,10 +55,10 @@ def test_compiled_equals_reference(view, matrix, move):
 
 
 def test_bad_arguments(view):
-    for volume, view, impl in ((torch.zeros(3, 3), view, None), (torch.zeros(2, 2, 2).int(), view, None),
-                               (torch.zeros(2, 2, 2), view[0], None), (torch.zeros(2, 2, 2), view, "fast"),
-                               (torch.zeros(2, 3, 4).transpose(0, 1), view, None)):
+    for volume, image, impl in ((torch.zeros(3, 3), view, None), (torch.zeros(2, 2, 2).int(), view, None),
+                                (torch.zeros(2, 2, 2), view[0], None), (torch.zeros(2, 2, 2), view, "fast"),
+                                (torch.zeros(2, 3, 4).transpose(0, 1), view, None)):
         with pytest.raises(ValueError):
-            fdk_backproject(volume, view, np.eye(3, 4), AXES, 1.0, impl)
+            fdk_backproject(volume, image, np.eye(3, 4), AXES, 1.0, impl)
     with pytest.raises(NotCompiled):
         fdk_backproject(torch.zeros(2, 2, 2).double(), view.double(), np.eye(3, 4), AXES, 1.0, "compiled")

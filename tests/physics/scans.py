@@ -39,7 +39,7 @@ WIDE = dict(src_dist=90, det_dist=60, det_shape=(40, 80), det_spacing=(1.5, 1.5)
 
 
 def blob_projections(scan):
-    """float32 [1, views, v, u]"""
+    """float32 [1, views, v, u]."""
     source, centre, step_u, step_v = scan.vectors.reshape(-1, 4, 3).transpose(1, 0, 2)[:, :, None, None]
     row, column = (np.arange(count)[:, None] - (count - 1) / 2 for count in scan.det_shape)
     ray = centre - source + row[:, None] * step_v + column * step_u
@@ -53,7 +53,7 @@ def blob_projections(scan):
 
 
 def blob_volumes(scan):
-    """float64 [blobs, D, H, W], and the coordinates (z, y, x) [3, D, H, W]"""
+    """float64 [blobs, D, H, W], and the coordinates (z, y, x) [3, D, H, W]."""
     grid = np.stack(np.meshgrid(*((np.arange(n) - (n - 1) / 2) * size + middle for n, size, middle in zip(
         scan.volume_shape, scan.voxel_size, scan.volume_centre)), indexing="ij"))
     away = [((grid - np.reshape(place, (3, 1, 1, 1))) ** 2).sum(0) / (2 * sigma ** 2) for place, sigma in BLOBS]
@@ -65,7 +65,7 @@ BODY = [(0, 0, 80, 70, 1.0), (20, 10, 12, 12, 0.2), (-25, -15, 10, 10, 0.5), (0,
 
 
 def body_projections(scan):
-    """float32 [1, views, v, u]"""
+    """float32 [1, views, v, u]."""
     source, centre, step_u, step_v = scan.vectors.reshape(-1, 4, 3).transpose(1, 0, 2)[:, :, None, None]
     row, column = (np.arange(count)[:, None] - (count - 1) / 2 for count in scan.det_shape)
     ray, y = centre - source + row[:, None] * step_v + column * step_u, 0

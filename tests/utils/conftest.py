@@ -16,8 +16,11 @@ FLAGS = ("--headless=new", "--no-sandbox", "--use-gl=angle", "--use-angle=swifts
 
 
 class Browser:
-    """One page of a browser. ``problems`` collects what it writes to its console as errors, and what it throws;
-    ``requests`` the addresses it loads."""
+    """One page of a browser.
+
+    ``problems`` collects what it writes to its console as errors, and what it throws; ``requests`` the addresses it
+    loads.
+    """
 
     def __init__(self, program: str, folder, *flags: str, timeout: float = 120):
         self.timeout, self.count, self.buffer = timeout, 0, b""
@@ -25,7 +28,7 @@ class Browser:
         commands, self.send_to = os.pipe()
         self.receive_from, answers = os.pipe()
         line = f'exec "$0" "$@" 3<&{commands} 4>&{answers}'        # the browser reads from 3 and writes to 4
-        self.log = open(folder / "browser.log", "wb")
+        self.log = open(folder / "browser.log", "wb")      # noqa: SIM115, closed with the browser
         arguments = [program, *FLAGS, *flags, f"--user-data-dir={folder}/profile"]
         self.process = subprocess.Popen(["bash", "-c", line, *arguments],
                                         pass_fds=(commands, answers), stdout=self.log, stderr=self.log)

@@ -43,7 +43,8 @@ MODALITIES = {"ct": "CT", "mr": "MR"}
 TASKS = (
     Choice("LACT", "limited angle: --degree says how many degrees are covered", modalities=("ct",)),
     Choice("SVCT", "sparse views: --degree says how many, evenly spread", modalities=("ct",)),
-    Choice("ZSR", "super-resolution along z: --degree says how many slices one thick slice averages", modalities=("mr",)),
+    Choice("ZSR", "super-resolution along z: --degree says how many slices one thick slice averages",
+           modalities=("mr",)),
 )
 
 WEIGHTS = (
@@ -57,15 +58,18 @@ W_DZ = Parameter("w_dz", number(float, 0, 1e9), "W", "weight of total variation 
 W_TV = Parameter("w_tv", number(float, 0, 1e9), "W", "weight of total variation within slices", modality="ct")
 W_DPS = Parameter("w_dps", number(float, 0, 1e9), "W", "weight of the posterior-sampling gradient", of_code=False)
 RAY_WEIGHTS = Parameter("weights", one_of(*(choice.name for choice in WEIGHTS)), "{none,poisson}",
-                        "of the measured rays; poisson trusts each by its expected counts, for noisy scans", "ct", False)
+                        "of the measured rays; poisson trusts each by its expected counts, for noisy scans", "ct",
+                        of_code=False)
 ETA = Parameter("eta", number(float, 0, 1), "E", "share of new noise")
-NOISE_LENGTH = Parameter("noise_length", number(float, above=0, most=1e6), "MM", "distance over which noise stays alike")
+NOISE_LENGTH = Parameter("noise_length", number(float, above=0, most=1e6), "MM",
+                         "distance over which noise stays alike")
 
 METHODS = (
     Choice("DDS", "diffusion prior, data by conjugate gradients", "algorithms.data_steps.dds:DDS",
            {NUM_CG: 5, RAY_WEIGHTS: "none", W_TIK: 0.0, W_DZ: 0.0, W_DPS: 0.0}),
     Choice("DDNM", "diffusion prior, data by the pseudo-inverse", "algorithms.data_steps.ddnm:DDNM", {W_DPS: 0.0}),
-    Choice("ADMM-TV", "total variation, no prior", "algorithms.problem:TotalVariation", {W_TV: 3.0}, modalities=("ct",)),
+    Choice("ADMM-TV", "total variation, no prior", "algorithms.problem:TotalVariation", {W_TV: 3.0},
+           modalities=("ct",)),
     Choice("uncondition", "draws volumes from the prior alone", "algorithms.problem:Unconditional"),
 )
 
@@ -73,7 +77,8 @@ NOISE_CONTROLS = (
     Choice("SLERP", "correlates neighbouring slices (ISCS)", "algorithms.noise.slerp:Slerp"),
     Choice("None", "draws every slice independently", "algorithms.noise.independent:Independent"),
     Choice("shared", "is the same in all slices", "algorithms.noise.shared:Shared"),
-    Choice("GP", "is alike over a length in mm", "algorithms.noise.gaussian_process:GaussianProcess", {NOISE_LENGTH: 20.0}),
+    Choice("GP", "is alike over a length in mm", "algorithms.noise.gaussian_process:GaussianProcess",
+           {NOISE_LENGTH: 20.0}),
     Choice("zero", "is none at all", "algorithms.noise.zero:Zero"),
 )
 
@@ -98,7 +103,11 @@ PROJECTORS = (
 
 
 def named(table: tuple[Choice, ...], name: str) -> Choice:
-    """The choice of this name. ValueError that lists the names for another one."""
+    """The choice of this name.
+
+    Raises:
+        ValueError: there is none; lists the names.
+    """
     for choice in table:
         if choice.name == name:
             return choice

@@ -1,7 +1,10 @@
-"""The flags of the two reconstructions, made from a table. Only the standard library is imported here: a wrong flag is
-answered before anything heavy is loaded."""
+"""The flags of the two reconstructions, made from a table.
+
+Only the standard library is imported here: a wrong flag is answered before anything heavy is loaded.
+"""
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -51,19 +54,20 @@ def flag_groups(modality: str) -> dict[str, list[Flag]]:
         ],
         "data": [
             Flag("data", existing_path, "PATH", "volume, NIfTI or a folder with a DICOM series " + (
-                "(CT in HU): measurements are simulated from it, or with --projections it is only the reference for the "
-                "metrics" if ct else "(MRI)")),
-            Flag("series", str, "UID", "which DICOM series, where --data holds several: its UID, the beginning of it, or "
-                                       "its number"),
+                "(CT in HU): measurements are simulated from it, or with --projections it is only the reference for "
+                "the metrics" if ct else "(MRI)")),
+            Flag("series", str, "UID", "which DICOM series, where --data holds several: its UID, the beginning of it, "
+                                       "or its number"),
             Flag("slice-begin", number(int, 0, 1_000_000), "K", "first slice along z", 0),
             Flag("slice-end", number(int, 0, 1_000_000), "K", "slice after the last; both 0: the whole volume", 0),
             Flag("slice-axis", one_of("x", "y", "z"), "{x,y,z}", "axis of the file that thick slices are stacked along "
-                 "(default: that of the largest spacing where it is 1.5 times the others, else z, the third)", None, "mr"),
-            Flag("window", one_of("percentile", "min-max"), "{percentile,min-max}", "intensities that the prior's 0 and 1 "
-                 "stand for: percentiles of what is not air, or the published smallest and largest voxel", "percentile",
+                 "(default: that of the largest spacing where it is 1.5 times the others, else z, the third)", None,
                  "mr"),
-            Flag("recon-size", number(int, 8, 4096), "PIXELS", "in-plane size that the slices are resized to, that of the "
-                 "prior works best (default: 256; with --projections: that of the geometry file)", None, "ct"),
+            Flag("window", one_of("percentile", "min-max"), "{percentile,min-max}", "intensities that the prior's 0 "
+                 "and 1 stand for: percentiles of what is not air, or the published smallest and largest voxel",
+                 "percentile", "mr"),
+            Flag("recon-size", number(int, 8, 4096), "PIXELS", "in-plane size that the slices are resized to, that of "
+                 "the prior works best (default: 256; with --projections: that of the geometry file)", None, "ct"),
             Flag("sino-noise", number(float, 0, 1e12), "V", "noise of the measurement: 0 none; below 100 Gaussian of "
                  "variance V; from 100 on Poisson, V photons a ray", 0.0),
         ],
@@ -75,10 +79,10 @@ def flag_groups(modality: str) -> dict[str, list[Flag]]:
                  "--i0 is given; needs --geometry", None, "ct"),
             Flag("flat", existing_path, "PATH", "counts without an object, one or several frames", None, "ct"),
             Flag("dark", existing_path, "PATH", "counts without radiation, one or several frames", None, "ct"),
-            Flag("i0", number(float, above=0, most=1e15), "N", "counts without an object, one number for all pixels", None,
-                 "ct"),
-            Flag("bad-pixels", existing_file, "FILE", "more bad pixels of the detector than are found by themselves: an image "
-                 "[v, u] that is not 0 there, or a text with v and u a line", None, "ct"),
+            Flag("i0", number(float, above=0, most=1e15), "N", "counts without an object, one number for all pixels",
+                 None, "ct"),
+            Flag("bad-pixels", existing_file, "FILE", "more bad pixels of the detector than are found by themselves: "
+                 "an image [v, u] that is not 0 there, or a text with v and u a line", None, "ct"),
             chosen("projector", choices.PROJECTORS, "whose projector", "auto", "ct"),
         ],
         "prior": [
@@ -86,15 +90,15 @@ def flag_groups(modality: str) -> dict[str, list[Flag]]:
             Flag("config-path", existing_file, "FILE", "the prior's YAML, see configs/ve"),
         ],
         "sampling": [
-            Flag("use-init", truth, "true|false", "start from the measurement's own reconstruction, noised to sigma-max "
-                 "(DDS, DDNM)", False, options=BARE),
+            Flag("use-init", truth, "true|false", "start from the measurement's own reconstruction, noised to "
+                 "sigma-max (DDS, DDNM)", False, options=BARE),
             Flag("NFE", number(int, 1, 100_000), "N", "number of noise levels (not ADMM-TV)", 1000),
             Flag("sigma-max", number(float, above=0, most=1e6), "S", "first noise level, at most that of the prior's "
                  "config; intensities are in [0, 1] (default: that of the config)"),
             Flag("sigma-min", number(float, above=0, most=1e6), "S", "last noise level", 0.01),
             chosen("noise-control", choices.NOISE_CONTROLS, "noise of neighbouring slices", "SLERP"),
-            chosen("renoise-method", choices.RENOISE_METHODS, "how a level's estimate is noised to the next level (DDS, "
-                                                              "DDNM)", "DDPM"),
+            chosen("renoise-method", choices.RENOISE_METHODS, "how a level's estimate is noised to the next level "
+                                                              "(DDS, DDNM)", "DDPM"),
         ],
         "settings of one method, noise control or re-noising rule": [
             Flag(parameter.name.replace("_", "-"), parameter.kind, parameter.metavar, _of_choices(parameter, having))
@@ -105,15 +109,16 @@ def flag_groups(modality: str) -> dict[str, list[Flag]]:
             Flag("gpu", number(int, 0, 1000), "K", "CUDA device index, where CUDA is used", 0),
             Flag("device", str, "D", "auto, cpu, cuda or cuda:K", "auto"),
             Flag("seed", number(int, 0, 2**63 - 1), "N", "of all random numbers", 42),
-            Flag("batch-size", number(int, 1, 100_000), "N", "slices a network call; the result does not depend on it", 8),
+            Flag("batch-size", number(int, 1, 100_000), "N", "slices a network call; the result does not depend on it",
+                 8),
             Flag("output-dir", Path, "FOLDER", "where the run's folder goes", Path("results")),
-            Flag("save-intermediates", truth, "true|false", "also write the volume estimated at every noise level", False,
-                 options=BARE),
+            Flag("save-intermediates", truth, "true|false", "also write the volume estimated at every noise level",
+                 False, options=BARE),
             Flag("no-report", truth, "true|false", "leave out report.html, the page with metrics and a viewer of the "
                                                    "volumes", False, options=BARE),
             Flag("resume", existing_path, "RUN", "go on with an interrupted run, given its folder"),
-            Flag("from", existing_path, "ARGS.YAML", "repeat a run, given its args.yaml; other flags come before those in "
-                                                     "it, with what belonged to them"),
+            Flag("from", existing_path, "ARGS.YAML", "repeat a run, given its args.yaml; other flags come before those "
+                                                     "in it, with what belonged to them"),
         ]}
     return {title: [flag for flag in flags if flag.modality in ("", modality)] for title, flags in groups.items()}
 
@@ -128,12 +133,14 @@ def _of_choices(parameter: choices.Parameter, having: list) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that shows defaults, takes no abbreviations, and answers a mistake with one line and status 2."""
+    """An argument parser that shows defaults, takes no abbreviations, and answers a mistake in one line, status 2."""
+
+    where = ""      # what errors name before their text
 
     def __init__(self, **options: Any):
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:     # type: ignore[override]
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flag = unknown[0].split("=")[0]
@@ -143,7 +150,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         line = " ".join(message.split())
-        self.exit(2, f"{self.prog}: error: {line if len(line) <= LONGEST else line[:LONGEST] + '...'}\n")
+        self.exit(2, f"{self.prog}: error: {self.where}{line if len(line) <= LONGEST else line[:LONGEST] + '...'}\n")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -162,8 +169,8 @@ def build_parser(modality: str, defaults: bool = True) -> Parser:
             group.add_argument(f"--{flag.name}", type=flag.kind, metavar=flag.metavar, help=flag.help,
                                default=flag.default if defaults else argparse.SUPPRESS, **flag.options or {})
     group = parser.add_argument_group("messages")
-    group.add_argument("--environment", action="store_true", help="take settings from environment variables too, DATA for "
-                                                                  "--data, NUM_CG for --num-cg")
+    group.add_argument("--environment", action="store_true", help="take settings from environment variables too, DATA "
+                                                                  "for --data, NUM_CG for --num-cg")
     loudness = group.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", dest="verbosity", action="store_const", const=1, default=0,
                           help="timings and memory too")

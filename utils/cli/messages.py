@@ -51,7 +51,9 @@ def input_errors(source: str = "", debug: bool = False) -> Iterator[None]:
     except (ValueError, OSError) as error:
         if debug:
             traceback.print_exc()
-        reason = f"{error.filename}: {error.strerror}" if getattr(error, "strerror", None) else str(error)
+        reason = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{error.filename}: {error.strerror}"
         _say(f"{program()}: error: {source}{': ' * bool(source)}{' '.join(reason.split())}")
         raise SystemExit(2) from None
 

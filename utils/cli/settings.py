@@ -75,9 +75,7 @@ def _environment(modality: str, flags: dict[str, Flag], error: Callable) -> dict
 def _from_texts(modality: str, texts: dict[str, str], where: str) -> dict:
     """Flags from their values as texts; an error names ``where`` they stand."""
     parser = build_parser(modality, defaults=False)
-    if where:
-        parser.prog = f"{parser.prog}: error: {where}"
-        parser.error = lambda message: parser.exit(2, f"{parser.prog}: {' '.join(message.split())}\n")
+    parser.where = where and f"{where}: "
     found = vars(parser.parse_args([f"--{name.replace('_', '-')}={text}" for name, text in texts.items()]))
     return {name: value for name, value in found.items() if name in texts}
 
@@ -115,12 +113,15 @@ CONDITIONS: dict[str, Callable[[dict], bool]] = {
     "demo-prior": lambda known: known["own"].isdisjoint({"checkpoint_path", "config_path"}),
     "own-prior": lambda known: "checkpoint_path" in known["own"],
     "from-noise": lambda known: known.get("method") == "uncondition" or not known.get("use_init", False),
-} | {task.name: lambda known, name=task.name: known.get("task") == name for task in choices.TASKS}     # type: ignore[misc]
+} | {task.name: lambda known, name=task.name: known.get("task") == name for task in choices.TASKS}
 
 
 def _preset(modality: str, given: dict, earlier: dict, flags: dict, read_yaml: Callable) -> dict:
-    """The settings of --preset NAME: configs/presets/NAME.yaml has a section for each modality, and in it sections
-    that hold under `CONDITIONS`, the later ones first."""
+    """The settings of --preset NAME.
+
+    configs/presets/NAME.yaml has a section for each modality, and in it sections that hold under `CONDITIONS`, the
+    later ones first.
+    """
     name = given.get("preset")
     if name is None or earlier:
         return {}
@@ -158,11 +159,13 @@ def _made(values: dict) -> list[choices.Choice]:
 def _check_belonging(modality: str, given: dict, values: dict, error: Callable) -> None:
     """End the program where a parameter is given whose choice is not made."""
     made = _made(values)
-    tables = {"method": choices.METHODS, "noise-control": choices.NOISE_CONTROLS, "renoise-method": choices.RENOISE_METHODS}
+    tables = {"method": choices.METHODS, "noise-control": choices.NOISE_CONTROLS,
+              "renoise-method": choices.RENOISE_METHODS}
     for flag, table in tables.items():
         for parameter, having in choices.parameters(table).items():
             value = given.get(parameter.name)
-            if value is None or any(parameter in choice.parameters for choice in made) or value == _neutral(having, parameter):
+            if (value is None or value == _neutral(having, parameter)
+                    or any(parameter in choice.parameters for choice in made)):
                 continue
             own = next(choice for choice in made if choice in table)
             text = f"{value:g}" if isinstance(value, float) else value
@@ -197,8 +200,8 @@ def _check(options: Options, error: Callable) -> None:
               "sigma-max")
     begin, end = options.slice_begin, options.slice_end
     if end < begin or end == begin > 0:
-        error(f"--slice-begin {begin} --slice-end {end}: an empty range; accepted is begin below end, or 0 and 0 for all "
-              "slices")
+        error(f"--slice-begin {begin} --slice-end {end}: an empty range; accepted is begin below end, or 0 and 0 for "
+              "all slices")
     if options.method != "ADMM-TV":
         for name in ("checkpoint_path", "config_path"):
             if getattr(options, name) is None:

@@ -3,11 +3,12 @@ import argparse
 import difflib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 
-def nearest(text: str, names) -> str:
+def nearest(text: str, names: Iterable[str]) -> str:
     """``; did you mean NAME?`` where one of ``names`` is close to a text, else nothing."""
     known = {name.lower(): name for name in names}
     found = difflib.get_close_matches(text.lower(), known, 1)
@@ -31,7 +32,7 @@ def number(kind: type, least: float = -math.inf, most: float = math.inf, above: 
     limits += [f"{'of ' if not limits else ''}{most:g} or less"] * (most < math.inf)
     accepted = " ".join([f"a {word}", " and ".join(limits)]).strip()
 
-    def convert(text: str):
+    def convert(text: str) -> Any:
         try:
             value = kind(text)
             finite = math.isfinite(value)

@@ -273,7 +273,7 @@ def _check_flags(where: str, flags: dict, known: dict, all_known: bool) -> None:
                              '"None", in quotes, for independent noise')
 
 
-def _text(value) -> str:
+def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

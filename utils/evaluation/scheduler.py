@@ -73,7 +73,8 @@ def run_all(todo: list[Job], jobs: dict[str, Job], records: Records, workers: in
             lock: IO) -> None:
     """Run ``todo``, ``workers`` at a time, and record each one that ends.
 
-    Ctrl-C (and SIGTERM) ends those at work and raises KeyboardInterrupt; what had ended by then is recorded.
+    Raises:
+        KeyboardInterrupt: at Ctrl-C and SIGTERM, which end those at work; what had ended by then is recorded.
     """
     queue, interrupted = deque(todo), []
     running: dict[int, tuple[Job, subprocess.Popen, float]] = {}

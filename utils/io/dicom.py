@@ -1,6 +1,7 @@
 """CT and MR series in DICOM: the slices of a folder as one volume in the patient."""
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
@@ -248,5 +249,5 @@ def _kinds(slices: list[Slice]) -> str:
     return f" (the series has {text})" if len(kinds) > 1 else ""
 
 
-def _text(values) -> str:
+def _text(values: Iterable[float]) -> str:
     return ", ".join(f"{value:.7g}" for value in values)

@@ -5,6 +5,7 @@ import struct
 import tempfile
 import warnings
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +156,7 @@ def fill(targets: list[tuple[Slice, np.ndarray]]) -> None:
 
 
 @contextmanager
-def _damage_named(path: Path, part: str):
+def _damage_named(path: Path, part: str) -> Iterator[None]:
     """What the reader says of bytes that are no DICOM as one ValueError, and its warnings left out."""
     try:
         with warnings.catch_warnings():

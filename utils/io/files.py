@@ -27,7 +27,12 @@ def plain_name(path: str | Path) -> str:
 
 
 def check_file(path: Path, folder: bool = False) -> None:
-    """Raise FileNotFoundError, or ValueError for what is no file (or ``folder``): a pipe would be waited for."""
+    """See that a path is a file (or ``folder``): a pipe would be waited for.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: it is something else.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file" + " or folder" * folder)
     if path.is_file() or (folder and path.is_dir()):

@@ -28,6 +28,9 @@ def mr_window(array: np.ndarray, rule: str = "percentile") -> tuple[float, float
 
     Returns:
         (low, high); both are the same where all voxels are.
+
+    Raises:
+        ValueError: another rule.
     """
     if rule not in MR_WINDOWS:
         raise ValueError(f"rule {rule!r}; accepted: {' or '.join(MR_WINDOWS)}")

@@ -1,5 +1,6 @@
 """NIfTI-1 and NIfTI-2 files: nibabel knows the header and writes; what it would take without a word is refused here."""
 import gzip
+import io
 import logging
 import math
 import zlib
@@ -56,7 +57,10 @@ def read_nifti(path: str | Path) -> Volume:
 def read_nifti_array(path: str | Path) -> np.ndarray:
     """The rescaled values of a NIfTI file of two or three axes, float32, the file's first axis last.
 
-    Raises as `read_nifti`; where the voxels lie is not looked at.
+    Where the voxels lie is not looked at.
+
+    Raises:
+        ValueError, OSError: as `read_nifti`.
     """
     return _read(Path(path), (2, 3))[0]
 
@@ -110,7 +114,7 @@ def _read(path: Path, axes: tuple[int, ...]) -> tuple[np.ndarray, nib.Nifti1Head
     return array, header
 
 
-def _fill(stream, target: np.ndarray, header: nib.Nifti1Header) -> tuple[int, int]:
+def _fill(stream: io.BufferedIOBase, target: np.ndarray, header: nib.Nifti1Header) -> tuple[int, int]:
     """Read and rescale (in float64) voxels, a few at a time; the bytes that were there, and voxels out of range."""
     kind, (slope, inter) = header.get_data_dtype(), header.get_slope_inter()
     done = bad = 0
@@ -137,7 +141,7 @@ def _size(path: Path, header: nib.Nifti1Header) -> list[int]:
     return size
 
 
-def _header(path: Path, stream) -> nib.Nifti1Header:
+def _header(path: Path, stream: io.BufferedIOBase) -> nib.Nifti1Header:
     """The header at the beginning of ``stream``. ValueError where a number in it is none that a volume can have."""
     start = stream.read(max(HEADERS))
     little, big = int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")

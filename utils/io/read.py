@@ -47,7 +47,17 @@ def read_unit_ct(path: str | Path, begin: int, end: int, size: int, window: tupl
 
     The axes are L, P, S, so that slices count from the feet; the values are clamped to the window, then resized to
     ``size`` x ``size``. It is said which slices these are, what lies beyond the window, and what speaks against HU.
-    Raises as `read_volume`, `check_ct` and `Volume.crop`, and ValueError where all is one value.
+
+    Args:
+        path: as in `read_volume`.
+        begin: first slice.
+        end: slice after the last; both 0: all.
+        size: pixels of the result, H and W.
+        window: (low, high) in HU.
+        series: as in `read_volume`.
+
+    Raises:
+        ValueError, OSError: as `read_volume`, `check_ct` and `Volume.crop`, and where all is one value.
     """
     volume = read_volume(path, "LPS", series, "ct")
     try:

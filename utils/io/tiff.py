@@ -137,7 +137,7 @@ class _Said(logging.Handler):
         log.addHandler(self)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         log = logging.getLogger("tifffile")
         log.removeHandler(self)
         log.propagate = self.before

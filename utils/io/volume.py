@@ -36,7 +36,11 @@ class Volume:
         return np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing)
 
     def with_array(self, array: np.ndarray | torch.Tensor) -> "Volume":
-        """The same place in the patient with other values (a tensor or an array of the same shape)."""
+        """The same place in the patient with other values (a tensor or an array of the same shape).
+
+        Raises:
+            ValueError: another shape.
+        """
         array = np.asarray(array.cpu() if torch.is_tensor(array) else array, dtype=np.float32)
         if array.shape != self.array.shape:
             raise ValueError(f"values of shape {array.shape} for a volume of shape {self.array.shape}")
@@ -134,7 +138,10 @@ def slice_axis(volume: Volume, wanted: str | None = None) -> int:
     """The axis (0, 1, 2 = x, y, z) that an MR volume's thick slices are stacked along.
 
     ``wanted`` names it; without, it is the one whose spacing is at least 1.5 times the others', else z, the file's
-    third. ValueError for another name.
+    third.
+
+    Raises:
+        ValueError: another name.
     """
     if wanted is not None:
         if wanted not in ("x", "y", "z"):

@@ -1,17 +1,30 @@
-"""A synthetic head for MR with T1 contrast. Anatomical axes in mm from the middle of the brain: z superior,
-y posterior, x left."""
+"""A synthetic head for MR with T1 contrast.
+
+Anatomical axes in mm from the middle of the brain: z superior, y posterior, x left.
+"""
+from collections.abc import Sequence
+
 import numpy as np
 
 from utils.phantoms.shapes import Space, check_grid, fit_scale, paint, ramp, smooth_max, smooth_min
 
 
-def head(seed, shape, spacing):
+def head(seed: int, shape: Sequence[int], spacing: Sequence[float]) -> np.ndarray:
     """Synthetic T1-weighted head, a new one for every seed; about half are brains on exact zero.
 
-    seed: non-negative integer. shape: (D, H, W). spacing: (z, y, x) in mm. Returns float32 [D, H, W] in
-    arbitrary units within [0, 1]. Slices go up, rows to posterior, columns to the left (LPS). The head
-    shrinks when the in-plane field of view is too small. Raises ValueError for a shape or spacing that is
-    no grid.
+    Slices go up, rows to posterior, columns to the left (LPS). The head shrinks where the in-plane field of view is too
+    small.
+
+    Args:
+        seed: of the patient, 0 or more.
+        shape: voxels (D, H, W).
+        spacing: (z, y, x) in mm.
+
+    Returns:
+        float32 [D, H, W] in arbitrary units within [0, 1].
+
+    Raises:
+        ValueError: a shape or spacing that is no grid.
     """
     check_grid(shape, spacing)
     return _Head(np.random.default_rng([seed, 2]), shape, spacing).draw()
@@ -73,8 +86,11 @@ class _Head:
         return self.scan(volume, tissue)
 
     def _folds(self, wavelength, count=32):
-        """Distance (mm, roughly) to the nearest fold of the cortex: the zero set of `count` plane waves of
-        one wavelength in all directions, run along the cortex rather than through it. 99 off the brain."""
+        """Distance (mm, roughly) to the nearest fold of the cortex; 99 off the brain.
+
+        Folds are the zero set of `count` plane waves of one wavelength in all directions, run along the cortex rather
+        than through it.
+        """
         s, rng = self.s, self.rng
         near = self.cerebrum < 2 * s.edge
         stretch = np.clip(self.k[near], 0.3, None) ** -0.55

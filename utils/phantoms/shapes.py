@@ -1,4 +1,6 @@
 """Shapes, textures and partial volume in millimetres: what the synthetic patients are drawn with."""
+from collections.abc import Sequence
+
 import numpy as np
 
 WARP_LIMIT = 8.0  # mm: no voxel is displaced further, so that boxes around small shapes stay safe
@@ -7,45 +9,52 @@ WARP_LIMIT = 8.0  # mm: no voxel is displaced further, so that boxes around smal
 class Space:
     """Anatomical coordinates (mm) of every voxel of a volume, bent by a smooth random warp.
 
-    axes: the three straight axes (z, y, x), 1D, increasing. warp: standard deviation of the displacement
-    in mm, which varies over warp_scale mm.
-    `z`, `y`, `x` are float32 arrays of the volume's shape; `edge` is the width (mm) over which a boundary
-    blends, about one voxel.
+    `z`, `y`, `x` are float32 arrays of the volume's shape; `edge` is the width (mm) over which a boundary blends, about
+    one voxel.
+
+    Args:
+        axes: the three straight axes (z, y, x), 1D, increasing.
+        rng: of the warp; it is not advanced.
+        warp: standard deviation of the displacement in mm.
+        warp_scale: mm over which it varies.
     """
 
-    def __init__(self, axes, rng, warp=0.0, warp_scale=70.0):
+    def __init__(self, axes: Sequence[np.ndarray], rng: np.random.Generator, warp: float = 0.0,
+                 warp_scale: float = 70.0):
         self.axes = tuple(np.asarray(axis, np.float32) for axis in axes)
         self.shape = tuple(len(axis) for axis in self.axes)
         steps = [abs(axis[1] - axis[0]) if len(axis) > 1 else 1.0 for axis in self.axes]
         self.edge = float(np.prod(steps) ** (1 / 3)) * 1.4
         mesh = np.meshgrid(*self.axes, indexing="ij", sparse=True)
-        bend = lambda: np.clip(warp * self.noise(rng, warp_scale), -WARP_LIMIT, WARP_LIMIT)
-        self.z, self.y, self.x = (axis + bend() for axis in mesh)
+        self.z, self.y, self.x = (axis + np.clip(warp * self.noise(rng, warp_scale), -WARP_LIMIT, WARP_LIMIT)
+                                  for axis in mesh)
 
-    def noise(self, rng, scale):
-        """Random field of unit variance without detail below `scale` mm (a number or one per axis):
-        a lattice of normal numbers seen through cubic B-splines. Does not advance `rng`."""
+    def noise(self, rng: np.random.Generator, scale: float | Sequence[float]) -> np.ndarray:
+        """Random field of unit variance without detail below `scale` mm, a number or one per axis.
+
+        A lattice of normal numbers seen through cubic B-splines. Does not advance `rng`.
+        """
         weights = [_bspline_weights(axis, s) for axis, s in zip(self.axes, np.broadcast_to(scale, 3))]
         lattice = rng.spawn(1)[0].standard_normal([w.shape[1] for w in weights], np.float32)
         field = np.einsum("hj,kjw->khw", weights[1], lattice @ weights[2].T, optimize=True)
         return np.tensordot(weights[0], field, 1) / np.float32((151 / 315) ** 1.5)
 
-    def box(self, low, high):
+    def box(self, low: Sequence[float], high: Sequence[float]) -> tuple[slice, ...]:
         """Index of the voxels that can lie between the corners low and high (z, y, x in mm)."""
         pad = WARP_LIMIT + self.edge
         return tuple(slice(*np.searchsorted(axis, (a - pad, b + pad)))
                      for axis, a, b in zip(self.axes, low, high))
 
-    def cover(self, distance, edge=None):
+    def cover(self, distance: np.ndarray, edge: float | None = None) -> np.ndarray:
         """Share of each voxel inside a shape, from its signed distance (mm, negative inside)."""
         t = np.clip(0.5 - distance / np.float32(edge or self.edge), 0, 1)
         return t * t * (3 - 2 * t)
 
-    def shell(self, distance, thickness):
+    def shell(self, distance: np.ndarray, thickness: float) -> np.ndarray:
         """Share of each voxel in the layer of that thickness (mm) just inside a surface."""
         return self.cover(distance) - self.cover(distance + thickness)
 
-    def ellipsoid(self, centre, radii, turn=0.0):
+    def ellipsoid(self, centre: Sequence[float], radii: Sequence[float], turn: float = 0.0) -> np.ndarray:
         """Signed distance (mm, first order) to an ellipsoid turned by `turn` radians about z."""
         z, y, x = self.z - centre[0], self.y - centre[1], self.x - centre[2]
         if turn:
@@ -56,14 +65,14 @@ class Space:
         slope = np.sqrt((z / radii[0]) ** 2 + (y / radii[1]) ** 2 + (x / radii[2]) ** 2) + 1e-6
         return (k * (k - 1) / slope).astype(np.float32)
 
-    def tube(self, volume, points, radii, value):
+    def tube(self, volume: np.ndarray, points: Sequence, radii: float | Sequence[float], value: float) -> None:
         """Paint a polyline tube (points [n, 3] z, y, x in mm; radii one per point or a number)."""
-        points = np.asarray(points, np.float32)
-        radii = np.broadcast_to(np.asarray(radii, np.float32), len(points))
-        if len(points) > 2:
-            line = _round_corners(_round_corners(np.column_stack([points, radii])))
-            points, radii = line[:, :3], line[:, 3]
-        for p, q, rp, rq in zip(points[:-1], points[1:], radii[:-1], radii[1:]):
+        centres = np.asarray(points, np.float32)
+        sizes = np.broadcast_to(np.asarray(radii, np.float32), len(centres))
+        if len(centres) > 2:
+            line = _round_corners(_round_corners(np.column_stack([centres, sizes])))
+            centres, sizes = line[:, :3], line[:, 3]
+        for p, q, rp, rq in zip(centres[:-1], centres[1:], sizes[:-1], sizes[1:]):
             reach = max(rp, rq)
             if reach < 0.1 * self.edge:  # nothing of it would be seen
                 continue
@@ -98,47 +107,63 @@ def _round_corners(line):
     return np.concatenate([line[:1], cut.reshape(-1, line.shape[1]), line[-1:]])
 
 
-def paint(volume, alpha, value):
+def paint(volume: np.ndarray, alpha: np.ndarray, value: np.ndarray | float) -> None:
     """Blend `value` (a number or an array) into `volume` in place, by the share alpha in [0, 1]."""
     volume += alpha * (value - volume)
 
 
-def smooth_max(a, b, width):
+def smooth_max(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
     """Maximum of two signed distances with the crease rounded over `width` mm (smooth intersection)."""
     h = np.maximum(width - np.abs(a - b), 0) / width
     return np.maximum(a, b) + h * h * (width / 4)
 
 
-def smooth_min(a, b, width):
+def smooth_min(a: np.ndarray, b: np.ndarray, width: float) -> np.ndarray:
     """Minimum of two signed distances with the crease rounded over `width` mm (smooth union)."""
     return -smooth_max(-a, -b, width)
 
 
-def ramp(value, low, high):
+def ramp(value: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) -> np.ndarray:
     """0 below low, 1 above high, smooth between (low > high turns it round)."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
-def fit_scale(shape, spacing, half_size, wanted=1.0):
+def fit_scale(shape: Sequence[int], spacing: Sequence[float], half_size: Sequence[float],
+              wanted: float = 1.0) -> float:
     """The wanted scale, or less where a body of half size (y, x) mm would leave the in-plane view."""
     field = [n * s / 2 for n, s in zip(shape[1:], spacing[1:])]
     return min(wanted, *(0.96 * f / h for f, h in zip(field, half_size)))
 
 
-def check_grid(shape, spacing):
-    """Raise ValueError unless shape is three positive integers and spacing three positive numbers."""
+def check_grid(shape: Sequence[int], spacing: Sequence[float]) -> None:
+    """See that shape is three positive integers and spacing three positive numbers.
+
+    Raises:
+        ValueError: they are not.
+    """
     if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
         raise ValueError(f"shape is {tuple(shape)}: expected three positive integers (z, y, x)")
     if len(spacing) != 3 or not all(0 < s < np.inf for s in spacing):
         raise ValueError(f"spacing is {tuple(spacing)}: expected three positive numbers (z, y, x) in mm")
 
 
-def grow_tree(rng, start, targets, tip_radius, power=2.7):
-    """Branches of a tree from `start` towards every target point (n, 3; z, y, x in mm).
+def grow_tree(rng: np.random.Generator, start: Sequence[float], targets: np.ndarray, tip_radius: float,
+              power: float = 2.7) -> list[tuple[np.ndarray, np.ndarray, float, float]]:
+    """Branches of a tree from `start` towards every target point.
 
-    Each branch heads for the middle of its targets, then halves them across their widest direction;
-    radii follow Murray's law, r^power adding up at a fork. Returns a list of (p, q, rp, rq).
+    Each branch heads for the middle of its targets, then halves them across their widest direction; radii follow
+    Murray's law, r^power adding up at a fork.
+
+    Args:
+        rng: of the forks.
+        start: (z, y, x) in mm.
+        targets: [n, 3] = (z, y, x) in mm.
+        tip_radius: of the last branches, mm.
+        power: of Murray's law.
+
+    Returns:
+        (p, q, rp, rq) of every branch: its ends and its radii there.
     """
     branches, todo = [], [(np.asarray(start, np.float32), np.asarray(targets, np.float32))]
     while todo:

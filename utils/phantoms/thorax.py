@@ -1,5 +1,9 @@
-"""A synthetic patient for CT: chest and upper abdomen in HU. Anatomical axes in mm: z inferior from the
-carina, y posterior and x left from the middle of the rib cage."""
+"""A synthetic patient for CT: chest and upper abdomen in HU.
+
+Anatomical axes in mm: z inferior from the carina, y posterior and x left from the middle of the rib cage.
+"""
+from collections.abc import Sequence
+
 import numpy as np
 
 from utils.phantoms.shapes import Space, check_grid, fit_scale, grow_tree, paint, ramp, smooth_max, smooth_min
@@ -9,13 +13,22 @@ PROFILE_A = [0.42, 0.55, 0.70, 0.82, 0.91, 0.98, 1.0, 0.99, 0.94, 0.92]
 PROFILE_B = [0.55, 0.62, 0.72, 0.83, 0.92, 0.99, 1.0, 1.0, 0.97, 0.95]
 
 
-def thorax(seed, shape, spacing):
+def thorax(seed: int, shape: Sequence[int], spacing: Sequence[float]) -> np.ndarray:
     """Synthetic chest CT, a new patient for every seed.
 
-    seed: non-negative integer. shape: (D, H, W). spacing: (z, y, x) in mm. Returns float32 [D, H, W] in
-    HU, air -1000. Order of an LPI image: slices go down the body, rows to posterior, columns to the
-    patient's left. The level of the middle slice comes from the seed, and the patient shrinks when the
-    field of view is too small. Raises ValueError for a shape or spacing that is no grid.
+    Order of an LPI image: slices go down the body, rows to posterior, columns to the patient's left. The level of the
+    middle slice comes from the seed, and the patient shrinks where the field of view is too small.
+
+    Args:
+        seed: of the patient, 0 or more.
+        shape: voxels (D, H, W).
+        spacing: (z, y, x) in mm.
+
+    Returns:
+        float32 [D, H, W] in HU, air -1000.
+
+    Raises:
+        ValueError: a shape or spacing that is no grid.
     """
     check_grid(shape, spacing)
     rng = np.random.default_rng([seed, 1])
@@ -211,7 +224,7 @@ class _Patient:
         paint(volume, s.cover(self.heart - 3.5), -85)
         paint(volume, s.shell(self.heart - 4, 1.2), 20)
         paint(volume, s.cover(self.heart), myocardium + self.texture(6, 5))
-        hz, hy, hx = self.heart_at
+        hz, hy, _ = self.heart_at
         k, right = self.heart_size, blood * u(0.75, 1.1) if blood > 100 else blood
         chambers = (((10, 6, 22), (30, 19, 30), blood), ((8, -18, -10), (32, 15, 32), right),
                     ((-14, 24, -6), (20, 17, 28), blood), ((0, -2, -36), (30, 24, 17), right))

@@ -3,6 +3,7 @@ import base64
 import io
 import math
 import re
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def jumps(volumes: dict[str, Volume], slice_axis: int) -> str:
             f'src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">')
 
 
-def _figure(columns: int):
+def _figure(columns: int) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6 * columns, 3.2))
@@ -100,7 +101,7 @@ def _figure(columns: int):
     return figure, axes
 
 
-def _svg(figure, label: str) -> str:
+def _svg(figure: Any, label: str) -> str:
     """The figure as an <svg> element whose text stays text."""
     from matplotlib import rc_context
 

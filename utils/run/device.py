@@ -11,7 +11,12 @@ log = logging.getLogger(__name__)
 def choose_device(name: str, gpu: int = 0) -> torch.device:
     """The device called ``name``: cpu, cuda, cuda:K, or auto (CUDA where there is one, else the CPU).
 
-    ``gpu`` is the index for auto and plain cuda. ValueError for a device that this machine does not have.
+    Args:
+        name: see above.
+        gpu: the index for auto and plain cuda.
+
+    Raises:
+        ValueError: a device that this machine does not have.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

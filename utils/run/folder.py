@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from utils.io.files import ROOT, plain_name
 
@@ -22,17 +23,17 @@ def noise_label(level: float) -> str:
     return "clean" if level == 0 else f"{'gaussian' if level < 100 else 'poisson'}-{level:g}"
 
 
-def task_label(options) -> str:
+def task_label(options: Any) -> str:
     """<task>-<degree>, or "all-views" of a measured scan that is used whole."""
     return f"{options.task}-{options.degree}" if options.degree else "all-views"
 
 
-def data_name(options) -> str:
+def data_name(options: Any) -> str:
     """The name of what is reconstructed: the measured projections, else the volume."""
     return plain_name(getattr(options, "projections", None) or options.data)
 
 
-def prior_name(options) -> str:
+def prior_name(options: Any) -> str:
     """The name of the prior's config, and of its weights where they may be of more than one prior.
 
     A prior of one's own stands behind the config's name, <config>+<folder>-<file>, so that priors of one config do not
@@ -46,7 +47,7 @@ def prior_name(options) -> str:
     return f"{config}+{plain_name(weights.resolve().parent)}-{weights.stem}"
 
 
-def parent_folder(options, modality: str) -> Path:
+def parent_folder(options: Any, modality: str) -> Path:
     """<output-dir>/<config name>/<data name>/[CBCT/]<task>-<degree>/<method>/<problem>, for "ct" or "mr".
 
     Of measured projections, <problem> is "measured", else the noise that was simulated.

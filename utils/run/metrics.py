@@ -1,4 +1,7 @@
 """Image quality against the ground truth: PSNR and SSIM by view, inter-slice error, sharpness."""
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
@@ -8,7 +11,8 @@ SSIM_WINDOW = 11                                     # pixels of torchmetrics' G
 UPRIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def evaluate(volume: torch.Tensor, truth: torch.Tensor, slice_axis: int = 0, direction=UPRIGHT) -> dict:
+def evaluate(volume: torch.Tensor, truth: torch.Tensor, slice_axis: int = 0,
+             direction: Sequence[float] = UPRIGHT) -> dict:
     """Compare ``volume`` with ``truth``, both [D, H, W] in the prior's unit range.
 
     PSNR and SSIM use the `data_range` of the whole truth. ``psnr`` at the top is that of the volume; a view's figures
@@ -25,6 +29,9 @@ def evaluate(volume: torch.Tensor, truth: torch.Tensor, slice_axis: int = 0, dir
     Returns:
         ``psnr`` (dB), ``ssim``, ``inter_slice_error``, ``sharpness``, and ``psnr`` and ``ssim`` of "axial", "coronal"
         and "sagittal".
+
+    Raises:
+        ValueError: volumes of different shapes.
     """
     if volume.shape != truth.shape:
         raise ValueError(f"volume of {list(volume.shape)} against a truth of {list(truth.shape)}")
@@ -90,7 +97,8 @@ def _view(slices: torch.Tensor, truth: torch.Tensor, span: float) -> dict:
         ours, theirs = ours[chosen][:, None], theirs[chosen][:, None]
         psnrs.append(peak_signal_noise_ratio(ours, theirs, data_range=span, reduction="none", dim=(1, 2, 3)).view(-1))
         if min(ours.shape[-2:]) >= SSIM_WINDOW:
-            ssims.append(structural_similarity_index_measure(ours, theirs, data_range=span, reduction="none").view(-1))
+            found = structural_similarity_index_measure(ours, theirs, data_range=span, reduction="none")
+            ssims.append(cast(torch.Tensor, found).view(-1))     # a tuple only with return_full_image
     return {"psnr": _finite(torch.cat(psnrs).mean()), "ssim": _finite(torch.cat(ssims).mean()) if ssims else None}
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from typing import Any
 
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ class Progress:
         bar: options of `tqdm` for the bar.
     """
 
-    def __init__(self, steps: int, label: str, rarely: bool = False, **bar):
+    def __init__(self, steps: int, label: str, rarely: bool = False, **bar: Any):
         self.steps, self.label, self.rarely = steps, label, rarely
         self.done, self.begun = 0, time.perf_counter()
         self.first: int | None = None
@@ -62,7 +63,7 @@ class Progress:
             self.bar.close()
 
 
-def progress_bar(items: Collection, label: str, **bar) -> Iterator:
+def progress_bar(items: Collection, label: str, **bar: Any) -> Iterator:
     """The items, with a bar on a terminal and elsewhere a line every `EVERY` s."""
     progress = Progress(len(items), label, rarely=True, **bar)
     try:

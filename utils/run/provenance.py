@@ -2,6 +2,7 @@
 import logging
 import platform
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -17,7 +18,7 @@ UNRECORDED = ("resume", "source", "debug", "verbosity", "preset", "environment",
 FILES = ("data", "projections", "flat", "dark", "bad_pixels", "geometry", "checkpoint_path", "config_path")
 
 
-def record(options, device: str) -> dict:
+def record(options: Any, device: str) -> dict:
     """The content of args.yaml: options, digests of the files that they name, versions and machine.
 
     Args:
@@ -58,6 +59,6 @@ def _compare(settings: dict, source: Path) -> None:
                         _words(earlier.get(key)), _words(settings[key]))
 
 
-def _words(values) -> str:
+def _words(values: Any) -> str:
     """The entries of a section of args.yaml, in one line."""
     return ", ".join(f"{key} {value}" for key, value in values.items()) if isinstance(values, dict) else short(values)

@@ -3,10 +3,12 @@ import base64
 import gzip
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -45,6 +47,9 @@ def write_report(path: str | Path, *, title: str, about: dict[str, str], setting
         window: (low, high), the intensities that 0 and 1 stand for.
         modality: "ct" (HU, to which values are rounded) or "mr" (rounded to `MR_LEVELS` levels).
         slice_axis: the axis of the arrays that the prior's slices are stacked along.
+
+    Raises:
+        ValueError: another modality, or volumes of more than one grid.
     """
     if modality not in PRESETS:
         raise ValueError(f"modality {modality!r}; accepted: {', '.join(PRESETS)}")
@@ -83,7 +88,7 @@ def _chart(title: str, drawing: str, note: str = "") -> str:
     return f'<h2>{title}</h2>{f"<p class=note>{note}</p>" if note else ""}<div class="wide">{drawing}</div>'
 
 
-def _flat(settings: dict, prefix: str = ""):
+def _flat(settings: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")

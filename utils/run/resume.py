@@ -3,6 +3,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,7 +59,7 @@ class StateFile:
         return total.hexdigest()
 
 
-def _add(total, value) -> None:
+def _add(total: Any, value: Any) -> None:
     """Let ``value``, a tensor, a plain value or a dict or list of them, go into a digest."""
     if torch.is_tensor(value):
         total.update(f"{value.dtype} {list(value.shape)}".encode())

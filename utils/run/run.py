@@ -9,9 +9,11 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from algorithms.observer import Observer
 from utils.io.files import complete_file
 from utils.io.intensity import scale_from_unit
 from utils.io.nifti import write_volume
@@ -34,7 +36,7 @@ class NotFinite(FloatingPointError):
     """A volume of the run holds values that are NaN or infinite: it has diverged, and going on would not help."""
 
 
-class Run:
+class Run(Observer):
     """The folder of one run and what belongs there; also the observer of `algorithms.reconstruct`.
 
     The folder is a new one, named by `utils.run.folder.parent_folder` and the time, or that of an interrupted run,
@@ -56,8 +58,9 @@ class Run:
             has another content than in the run that is repeated or resumed.
     """
 
-    def __init__(self, options, *, modality: str, template: Volume, to_volume: Callable[[torch.Tensor], torch.Tensor],
-                 window: tuple[float, float], slice_axis: int, device: str):
+    def __init__(self, options: Any, *, modality: str, template: Volume,
+                 to_volume: Callable[[torch.Tensor], torch.Tensor], window: tuple[float, float], slice_axis: int,
+                 device: str):
         self.options, self.modality, self.template, self.to_volume = options, modality, template, to_volume
         self.window, self.slice_axis, self.device = window, slice_axis, device
         self.units: dict[str, torch.Tensor] = {}
@@ -83,7 +86,7 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: object, error: Any, trace: object) -> None:
         if self.progress:
             self.progress.close()
         self.held.close()
@@ -138,7 +141,8 @@ class Run:
         _check_finite(x0, f"the estimate of level {level + 1}")
         figures = {key: value for key, value in (("sigma", sigma), ("residual", residual)) if value is not None}
         self.history.append({"level": level, **figures})
-        self.progress.step(figures, level + 1)
+        if self.progress:
+            self.progress.step(figures, level + 1)
         if self.options.save_intermediates:
             self._write(f"level-{level + 1:04d}", x0)
 

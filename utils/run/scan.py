@@ -10,8 +10,8 @@ from physics.plausible import plausibility
 from physics.views import lact_views, svct_views, view_angles
 from utils.cli.messages import input_errors
 from utils.io.geometry_file import read_geometry
-from utils.io.projections import read_line_integrals
 from utils.io.intensity import beyond_window, mr_window
+from utils.io.projections import read_line_integrals
 from utils.io.read import read_unit_ct, read_volume
 from utils.io.volume import Volume, empty_volume, slice_axis
 
@@ -31,8 +31,9 @@ def read_scan(options: Any) -> tuple[ConeGeometry, Volume, np.ndarray | None]:
 
 
 def read_mr(options: Any) -> tuple[Volume, tuple[float, float]]:
-    """The wanted slices of an MR volume, stacked along z, as many as make whole thick ones; and the intensities that
-    0 and 1 stand for.
+    """The wanted slices of an MR volume, as many as make whole thick ones; and the intensities that 0 and 1 stand for.
+
+    The slices are stacked along z.
 
     Raises:
         ValueError, OSError: a file that is not as described, or has too few slices.
@@ -52,7 +53,8 @@ def read_mr(options: Any) -> tuple[Volume, tuple[float, float]]:
     if depth < options.degree:
         raise ValueError(f"--degree {options.degree}: more than the {depth} slices of {options.data}")
     if depth % options.degree:
-        log.info(f"{depth} slices are not a multiple of {options.degree}: the last {depth % options.degree} are left out")
+        log.info(f"{depth} slices are not a multiple of {options.degree}: the last {depth % options.degree} are left "
+                 "out")
     return volume.crop(0, depth - depth % options.degree), window
 
 
@@ -92,8 +94,8 @@ def _measured(options):
             raise ValueError(f"{options.data}: {' x '.join(map(str, place.array.shape))} voxels (z, y, x) are no "
                              f"reference for the {' x '.join(map(str, scan.volume_shape))} of {options.geometry}")
         if not np.allclose(place.spacing[::-1], scan.voxel_size, rtol=0.01):
-            raise ValueError(f"{options.data}: voxels of {' x '.join(f'{size:.4g}' for size in place.spacing[::-1])} mm "
-                             "(z, y, x) are no reference for the "
+            raise ValueError(f"{options.data}: voxels of {' x '.join(f'{size:.4g}' for size in place.spacing[::-1])} "
+                             "mm (z, y, x) are no reference for the "
                              f"{' x '.join(f'{size:.4g}' for size in scan.voxel_size)} of {options.geometry}")
         if not np.allclose(np.reshape(place.direction, (3, 3)), np.eye(3), atol=0.01):
             log.warning(f"{options.data}: an oblique reference; its axes are taken for those of {options.geometry}")

@@ -28,7 +28,8 @@ def set_up(options: Any, device: torch.device, image_size: int | None = None,
     if options.method == "ADMM-TV":
         return None, method.load()(**_keywords(method, options))
     config = load_config(options.config_path)
-    sigmas = sigma_levels(options.NFE, options.sigma_min, check_levels(config, options.sigma_min, options.sigma_max))
+    first = check_levels(config, options.sigma_min, options.sigma_max)
+    sigmas = sigma_levels(options.NFE, options.sigma_min, first).tolist()
     try:
         network = choices.named(choices.NETWORKS, config.model.name).load()(config)
     except ValueError as error:

@@ -1,4 +1,5 @@
 """How a volume's array lies in the patient."""
+from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
@@ -6,7 +7,7 @@ import numpy as np
 VIEWS = ("axial", "coronal", "sagittal")     # the planes across the patient's axes S, P and L
 
 
-def patient_axes(direction) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+def patient_axes(direction: Sequence[float]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """The axes of [D, H, W] that run nearest to the patient's axes S, P and L, and which of them run towards these.
 
     ``direction`` is that of a `utils.io.volume.Volume`: 9 numbers, row-major, whose columns are the directions of x, y
@@ -18,7 +19,7 @@ def patient_axes(direction) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     return axes, tuple(bool(along[k, axis] > 0) for k, axis in enumerate(axes))
 
 
-def upright(array: np.ndarray, direction) -> np.ndarray:
+def upright(array: np.ndarray, direction: Sequence[float]) -> np.ndarray:
     """A view of [D, H, W] as [I, P, L]: slices from the head down, rows to the back, columns to the patient's left."""
     axes, towards = patient_axes(direction)
     steps = [-1 if towards[0] else 1, *(1 if each else -1 for each in towards[1:])]

@@ -3,6 +3,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -214,11 +215,11 @@ class SliceSampler:
         return F.interpolate(image[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0]
 
 
-def _random_slice(stack, rng: np.random.Generator) -> torch.Tensor:
+def _random_slice(stack: Any, rng: np.random.Generator) -> torch.Tensor:
     return torch.as_tensor(stack[rng.integers(len(stack))]).float()
 
 
-def _random_box(image: torch.Tensor, box, rng: np.random.Generator) -> torch.Tensor:
+def _random_box(image: torch.Tensor, box: Sequence[int], rng: np.random.Generator) -> torch.Tensor:
     """A random window of ``box`` pixels; the image is first padded with zeros where it is smaller."""
     for axis, side in enumerate(box):
         missing = max(0, side - image.shape[axis])

@@ -50,11 +50,14 @@ def test_noise_control_is_case_blind(files, word, expected):
 BAD = [
     (["--task", "MRI"], "--task: 'MRI'; accepted: LACT, SVCT"),
     (["--method", "FBP"], "--method: 'FBP'; accepted: DDS, DDNM, ADMM-TV, uncondition"),
-    (["--degree", "0"], "--degree: '0'; accepted: a whole number of 1 or more and 1e+06 or less"), (["--degree", "2.5"], "--degree"),
+    (["--degree", "0"], "--degree: '0'; accepted: a whole number of 1 or more and 1e+06 or less"),
+    (["--degree", "2.5"], "--degree"),
     (["--NFE", "0"], "--NFE: '0'; accepted: a whole number of 1 or more and 100000 or less"),
     (["--num-cg", "0"], "--num-cg"), (["--w-tik", "-1"], "--w-tik"), (["--w-tik", "nan"], "--w-tik"),
-    (["--w-dz", "-1"], "--w-dz"), (["--w-dz", "0.1", "--method", "DDNM"], "--w-dz 0.1: not part of DDNM; accepted with --method DDS"),
-    (["--w-dps", "1", "--method", "uncondition"], "--w-dps 1: not part of uncondition; accepted with --method DDS, DDNM"),
+    (["--w-dz", "-1"], "--w-dz"),
+    (["--w-dz", "0.1", "--method", "DDNM"], "--w-dz 0.1: not part of DDNM; accepted with --method DDS"),
+    (["--w-dps", "1", "--method", "uncondition"],
+     "--w-dps 1: not part of uncondition; accepted with --method DDS, DDNM"),
     (["--noise-length", "5"], "--noise-length 5: not part of SLERP; accepted with --noise-control GP"),
     (["--sigma-min", "2", "--sigma-max", "1"], "--sigma-min 2 --sigma-max 1: accepted is sigma-min below sigma-max"),
     (["--sigma-min", "0"], "--sigma-min"), (["--sigma-max", "inf"], "--sigma-max"),
@@ -67,7 +70,8 @@ BAD = [
     (["--sino-noise", "-3"], "--sino-noise"), (["--seed", str(2**63)], "--seed"), (["--NFE", "9" * 400], "--NFE"),
     (["--data", "x" * 300], "no such file"),
     (["--seed", "-1"], "--seed"), (["--batch-size", "0"], "--batch-size"),
-    (["--flat", "scan.nii.gz"], "--flat: scan.nii.gz: no such file"), (["--i0", "0"], "--i0: '0'; accepted: a number above"),
+    (["--flat", "scan.nii.gz"], "--flat: scan.nii.gz: no such file"),
+    (["--i0", "0"], "--i0: '0'; accepted: a number above"),
     (["--i0", "5"], "--i0 is for measured counts; it needs --projections"),
     (["--weights", "l1"], "--weights: 'l1'; accepted: none, poisson"),
     (["--eta", "0.5"], "--eta 0.5: not part of DDPM; accepted with --renoise-method DDS, DiffPIR"),
@@ -76,10 +80,13 @@ BAD = [
     (["--weights", "poisson", "--method", "DDNM"], "--weights poisson: not part of DDNM; accepted with --method DDS"),
     (["--projector", "gpu"], "--projector: 'gpu'; accepted: auto, native, torch_radon, astra"),
     (["--geometry", "nowhere.yaml"], "--geometry: nowhere.yaml: no such file"),
-    (["--NFE", "1000000000"], "--NFE: '1000000000'"), (["--w-tik", "1e300"], "--w-tik: '1e300'; accepted: a number of 0 or more and"),
-    (["--sino-noise", "1e300"], "--sino-noise"), (["--seed", str(2**64)], "--seed"), (["--num-cg", "3", "--method", "DDNM"], "not part of DDNM"),
+    (["--NFE", "1000000000"], "--NFE: '1000000000'"),
+    (["--w-tik", "1e300"], "--w-tik: '1e300'; accepted: a number of 0 or more and"),
+    (["--sino-noise", "1e300"], "--sino-noise"), (["--seed", str(2**64)], "--seed"),
+    (["--num-cg", "3", "--method", "DDNM"], "not part of DDNM"),
     (["--resum", "x"], "unrecognized arguments: --resum x; did you mean --resume?"),
-    (["--noise-control", "slurp"], "did you mean SLERP?"), (["--preset", "fats"], "--preset: 'fats'; accepted: fast, published; did you mean fast?"),
+    (["--noise-control", "slurp"], "did you mean SLERP?"),
+    (["--preset", "fats"], "--preset: 'fats'; accepted: fast, published; did you mean fast?"),
     (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
 ]
 
@@ -194,7 +201,8 @@ def test_the_fast_preset(what, tmp_path):
 
 def test_a_preset_makes_room_for_what_is_given(files, tmp_path):
     own = parse_args("ct", ["--preset", "fast", *files[:4], "--output-dir", str(tmp_path)])
-    assert own.recon_size == 256 and own.config_path.name == "AAPM_256_ncsnpp_Chung.yaml" and own.data.name == "scan.nii.gz"
+    assert own.recon_size == 256 and own.data.name == "scan.nii.gz"
+    assert own.config_path.name == "AAPM_256_ncsnpp_Chung.yaml"
     measured = parse_args("ct", ["--preset", "fast", "--projections", files[1], "--geometry", files[-3],
                                  "--output-dir", str(tmp_path)])
     assert (measured.data, measured.degree, measured.recon_size) == (None, None, None)
@@ -228,7 +236,8 @@ def recorded(tmp_path, **values):
 
 
 def test_flags_come_before_those_of_an_earlier_run_with_what_belonged_to_them(files, tmp_path):
-    gp = recorded(tmp_path, method="DDS", noise_control="GP", noise_length=5.0, renoise_method="DiffPIR", eta=0.3, w_tik=2.0)
+    gp = recorded(tmp_path, method="DDS", noise_control="GP", noise_length=5.0, renoise_method="DiffPIR", eta=0.3,
+                  w_tik=2.0)
     same = parse_args("ct", files + gp)
     assert (same.noise_length, same.eta, same.w_tik) == (5, 0.3, 2)
     other = parse_args("ct", [*files, *gp, "--noise-control", "SLERP", "--renoise-method", "DDPM"])

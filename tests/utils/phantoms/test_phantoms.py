@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from utils.phantoms import head, main, thorax
+from utils.phantoms import head, thorax
+from utils.phantoms.__main__ import main
 
 CHEST = (20, 48, 48), (8.0, 8.0, 8.0)
 BRAIN = (28, 48, 40), (4.5, 4.5, 4.5)
@@ -60,8 +61,8 @@ def test_head_is_bright_inside_and_dark_outside():
 def test_neighbouring_slices_belong_together(make, shape, spacing):
     volume = make(5, shape, spacing)
     shuffled = volume[np.random.default_rng(0).permutation(shape[0])]
-    jump = lambda v: np.abs(np.diff(v, axis=0)).mean()
-    assert jump(volume) < 0.6 * jump(shuffled)
+    jump, shuffled_jump = (np.abs(np.diff(v, axis=0)).mean() for v in (volume, shuffled))
+    assert jump < 0.6 * shuffled_jump
 
 
 @pytest.mark.parametrize("make", [thorax, head])
@@ -88,7 +89,7 @@ def test_refuses_what_is_no_grid(shape, spacing):
 @pytest.mark.parametrize("kind, make, last, scale", [("thorax", thorax, -1, 1), ("head", head, 1, 1000)])
 def test_command_writes_geometry(tmp_path, kind, make, last, scale):
     path = tmp_path / "new" / f"{kind}.nii.gz"
-    grid = "--shape 5 20 24 --spacing 8 15 12.5".split()
+    grid = ["--shape", "5", "20", "24", "--spacing", "8", "15", "12.5"]
     main([kind, "--seed", "7", *grid, "--output", str(path)])
     image = sitk.ReadImage(str(path))
     assert image.GetPixelID() == sitk.sitkInt16 and image.GetSize() == (24, 20, 5)
