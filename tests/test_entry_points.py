@@ -359,10 +359,15 @@ def test_bad_input_is_one_line_status_2_and_leaves_nothing(tmp_path, capsys, pri
     ("recon_ZSR.sh", "--NFE", {"degree": 6, "NFE": 1, "task": "ZSR", "use_init": True, "num_cg": 1}),
 ])
 def test_the_shell_scripts_forward_settings_and_flags(tmp_path, prior, ct_scan, mr_scan, script, flag, expected):
+    """Through a link, as from ~/bin, with a file that begins with a dash, and where Python looks in no current folder."""
     root = os.path.dirname(recon_CBCT.__file__)
-    settings = {"DATA": str(ct_scan if "CBCT" in script else mr_scan), "CHECKPOINT_PATH": prior[1],
-                "CONFIG_PATH": prior[3], "RECON_SIZE": "16", "DEGREE": "6", "NFE": "9", "PYTHON": sys.executable}
-    shown = subprocess.run(["bash", os.path.join(root, script), flag, "1", "--output-dir", str(tmp_path)],
+    scan = ct_scan if "CBCT" in script else mr_scan
+    name = "-x" + "".join(scan.suffixes)
+    (tmp_path / name).write_bytes(scan.read_bytes())
+    (tmp_path / "link").symlink_to(os.path.join(root, script))
+    settings = {"DATA": name, "CHECKPOINT_PATH": prior[1], "CONFIG_PATH": prior[3], "RECON_SIZE": "16", "DEGREE": "6",
+                "NFE": "9", "PYTHON": sys.executable, "PYTHONSAFEPATH": "1"}
+    shown = subprocess.run(["bash", str(tmp_path / "link"), flag, "1", "--output-dir", str(tmp_path)],
                            capture_output=True, text=True, env=os.environ | settings, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     with open(os.path.join(shown.stdout.splitlines()[-1], "args.yaml")) as file:
@@ -476,3 +481,46 @@ def test_debug_shows_where_an_error_came_from(run, capsys):
     with pytest.raises(SystemExit):
         run("CT", "--slice-begin", "90", "--slice-end", "99", "--debug")
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "| true"])
+def test_output_that_nobody_reads_ends_no_run(tmp_path, ct_scan, redirection):
+    command = (f"{sys.executable} {recon_CBCT.__file__} --data {ct_scan} --method ADMM-TV --task SVCT --degree 4 "
+               f"--recon-size 16 --no-report --output-dir {tmp_path / 'out'} {redirection}")
+    shown = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert shown.returncode == 0 and "Error" not in shown.stderr and "Traceback" not in shown.stderr
+    assert len(list((tmp_path / "out").rglob("panel.png"))) == 1
+
+
+def test_sigterm_is_said_and_leaves_what_it_takes_to_go_on(run, monkeypatch, capsys):
+    from utils.run import resume
+
+    def save_and_end(path, content):
+        save_tensors(path, content)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(resume, "save_tensors", save_and_end)
+    with pytest.raises(SystemExit) as stop:
+        run("CT", "--degree", "30")
+    message = capsys.readouterr().err
+    assert stop.value.code == 143 and "terminated; go on with --resume" in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize("script", ["recon_CBCT.py", "recon_MRI_ZSR.py"])
+def test_ctrl_c_while_the_program_is_imported_shows_no_traceback(script):
+    path = os.path.join(os.path.dirname(recon_CBCT.__file__), script)
+    program = subprocess.Popen([sys.executable, "-X", "importtime", path, "--help"], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
+    while "utils.cli.types" not in program.stderr.readline():
+        pass
+    program.send_signal(signal.SIGINT)
+    assert "Traceback" not in program.stderr.read()
+    assert program.wait() in (0, -signal.SIGINT)
+
+
+def test_a_run_that_stops_being_finite_ends_with_one_line(run, monkeypatch, capsys):
+    monkeypatch.setattr("models.slice_score.SliceScore._score", lambda self, x, sigma: x / 0)
+    with pytest.raises(SystemExit) as stop:
+        run("CT", "--degree", "30")
+    message = capsys.readouterr().err
+    assert stop.value.code == 1 and message.count("\n") == 1 and "level" in message
