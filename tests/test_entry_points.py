@@ -321,7 +321,8 @@ def test_bad_measurements_are_one_line_status_2_and_leave_nothing(scanned, recon
     ("CT", {"--checkpoint-path": "other.pth"}, "other.pth: tensor sigmas is missing; is the checkpoint of another"),
     ("CT", {"--config-path": "other.yaml"}, "other.yaml: model.resblock_type: 'ddpm' is not supported"),
     ("CT", {"--sigma-max": 400}, "sigma_max 400: this prior knows 0.01 to 378"),
-    ("CT", {"--device": "cuda:77"}, "--device: device 'cuda:77'"), ("CT", {"--device": "tpu"}, "--device: device 'tpu'"),
+    ("CT", {"--device": "cuda:77"}, "--device: device 'cuda:77'"),
+    ("CT", {"--device": "tpu"}, "--device: device 'tpu'"),
     ("CT", {"--recon-size": 900}, "--recon-size 900"),
     ("MR", {"--degree": 99}, "--degree 99: more than the 14 slices"),
     ("MR", {"--data": "constant.nii"}, "constant.nii: all voxels have one value"),
@@ -359,7 +360,7 @@ def test_bad_input_is_one_line_status_2_and_leaves_nothing(tmp_path, capsys, pri
     ("recon_ZSR.sh", "--NFE", {"degree": 6, "NFE": 1, "task": "ZSR", "use_init": True, "num_cg": 1}),
 ])
 def test_the_shell_scripts_forward_settings_and_flags(tmp_path, prior, ct_scan, mr_scan, script, flag, expected):
-    """Through a link, as from ~/bin, with a file that begins with a dash, and where Python looks in no current folder."""
+    """Through a link, as from ~/bin, with a file that begins with a dash, and with PYTHONSAFEPATH."""
     root = os.path.dirname(recon_CBCT.__file__)
     scan = ct_scan if "CBCT" in script else mr_scan
     name = "-x" + "".join(scan.suffixes)
