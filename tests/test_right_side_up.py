@@ -70,7 +70,8 @@ def few_steps(monkeypatch):
 
 def run(tmp_path, capsys, *flags):
     recon_CBCT.main(["--method", "ADMM-TV", "--w-tv", "0.05", "--task", "SVCT", "--degree", "60", "--no-report",
-        assert at(path, (*middle[:2], -middle[2] - (middle[2] == 0) * 15)) < -850    # its mirror image in z: air
+                     "--geometry", str(tmp_path / "scan.yaml"), "--output-dir", str(tmp_path / "out"),
+                     *map(str, flags)])
     return tmp_path / capsys.readouterr().out.splitlines()[-1]
 
 
