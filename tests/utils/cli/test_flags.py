@@ -76,7 +76,7 @@ BAD = [
     (["--weights", "l1"], "--weights: 'l1'; accepted: none, poisson"),
     (["--eta", "0.5"], "--eta 0.5: not part of DDPM; accepted with --renoise-method DDS, DiffPIR"),
     (["--eta", "1.1", "--renoise-method", "DDS"], "--eta: '1.1'"),
-    (["--w-tv", "1"], "--w-tv 1: not part of DDS; accepted with --method ADMM-TV"), (["--w-tv", "-1"], "--w-tv"),
+    (["--w-tv", "1", "--method", "DDNM"], "--w-tv 1: not part of DDNM; accepted with --method DDS, ADMM-TV"), (["--dual", "1"], "--dual: '1'"), (["--w-tv", "-1"], "--w-tv"),
     (["--weights", "poisson", "--method", "DDNM"], "--weights poisson: not part of DDNM; accepted with --method DDS"),
     (["--projector", "gpu"], "--projector: 'gpu'; accepted: auto, native, torch_radon, astra"),
     (["--geometry", "nowhere.yaml"], "--geometry: nowhere.yaml: no such file"),
