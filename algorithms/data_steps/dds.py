@@ -70,8 +70,8 @@ class DDS(DataStep):
         rho = self.w_tik / sigma**2
         if self.dual:
             step = self.x - x0
-            self.d = step.mul_(self.dual) if self.d is None else step.add_(self.d).mul_(self.dual)
-            x0 = x0 - self.d
+            self.d = (step if self.d is None else step.add_(self.d)).mul_(self.dual)
+            x0 = torch.sub(x0, self.d)
 
         def normal_operator(x):
             Nx = torch.add(self._AT_W(self.operator.A(x)), x, alpha=rho)

@@ -270,7 +270,7 @@ def test_total_variation_within_slices_reaches_the_certified_minimum(w_tv):
 
 
 def test_the_dual_variable_by_hand():
-    """d <- g (d + x - x0); x solves the proximal problem around x0 - d; noise goes on x + d."""
+    """D <- g (d + x - x0); x solves the proximal problem around x0 - d; noise goes on x + d."""
     operator, y, _ = dense(15)
     g, rho = 0.6, 0.3 / 0.5**2
     initial = torch.randn(SHAPE, generator=torch.Generator().manual_seed(4), dtype=torch.float64)

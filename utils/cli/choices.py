@@ -56,7 +56,7 @@ NUM_CG = Parameter("num_cg", number(int, 1, 10_000), "N", "conjugate-gradient st
 W_TIK = Parameter("w_tik", number(float, 0, 1e9), "W", "weight of the Tikhonov term")
 W_DZ = Parameter("w_dz", number(float, 0, 1e9), "W", "weight of total variation from slice to slice")
 W_TV = Parameter("w_tv", number(float, 0, 1e9), "W", "weight of total variation within slices")
-DUAL = Parameter("dual", number(float, 0, 0.95), "G", "gain of a variable that remembers what data and prior disagree on")
+DUAL = Parameter("dual", number(float, 0, 0.95), "G", "gain of what remembers where data and prior disagree")
 W_DPS = Parameter("w_dps", number(float, 0, 1e9), "W", "weight of the posterior-sampling gradient", of_code=False)
 RAY_WEIGHTS = Parameter("weights", one_of(*(choice.name for choice in WEIGHTS)), "{none,poisson}",
                         "of the measured rays; poisson trusts each by its expected counts, for noisy scans", "ct",
