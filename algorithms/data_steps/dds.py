@@ -64,14 +64,15 @@ class DDS(DataStep):
             (w_dz, across_slices, across_slices_T), (w_tv, in_plane, in_plane_T)) if w]
         self.ATWy = self._AT_W(problem.y)
         self.v: list[torch.Tensor] = []             # of each split, from the first level on
-        self.x, self.d = problem.initial, None      # the last x, and the dual variable
+        self.x = problem.initial                    # the last x
+        self.d: torch.Tensor | None = None          # the dual variable
 
     def __call__(self, x0: torch.Tensor, sigma: float) -> torch.Tensor:
         rho = self.w_tik / sigma**2
         if self.dual:
             step = self.x - x0
-            self.d = (step if self.d is None else step.add_(self.d)).mul_(self.dual)
-            x0 = torch.sub(x0, self.d)
+            d = (step if self.d is None else step.add_(self.d)).mul_(self.dual)
+            x0, self.d = x0 - d, d
 
         def normal_operator(x):
             Nx = torch.add(self._AT_W(self.operator.A(x)), x, alpha=rho)
@@ -97,7 +98,8 @@ class DDS(DataStep):
 
     def load_state_dict(self, state: dict) -> None:
         self.v = [each.to(self.ATWy) for each in state["v"]]
-        self.x, self.d = (None if state[name] is None else state[name].to(self.ATWy) for name in ("x", "d"))
+        if self.dual:
+            self.x, self.d = (state[name].to(self.ATWy) for name in ("x", "d"))
 
     def _AT_W(self, r):
         return self.operator.A_T(r if self.weights is None else self.weights * r)
