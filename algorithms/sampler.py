@@ -18,7 +18,8 @@ def sample(score: Callable, data_step: Callable, noise: Callable[[], torch.Tenso
 
     Args:
         score: function (x, sigma) -> score of the prior at noise level sigma; x [n, 1, H, W].
-        data_step: function (x0, sigma) -> x0, from algorithms.data_steps.
+        data_step: function (x0, sigma) -> x0, from algorithms.data_steps; the noise of the next level is put on its
+            ``centre(x0)`` where it has one.
         noise: function () -> [n, 1, H, W], from algorithms.noise.
         sigmas: noise levels, falling, each above 0.
         renoise: function (x0, score, noise, sigma, sigma_next) -> x, from algorithms.renoise.
@@ -37,6 +38,7 @@ def sample(score: Callable, data_step: Callable, noise: Callable[[], torch.Tenso
         ValueError: no level, or levels that do not fall or reach 0.
     """
     sigmas = as_levels(sigmas)
+    centre = getattr(data_step, "centre", lambda x: x)
     for i, sigma in enumerate(sigmas[first:], first):
         s = score(x, sigma)
         x0 = x + sigma**2 * s  # Tweedie
@@ -46,7 +48,7 @@ def sample(score: Callable, data_step: Callable, noise: Callable[[], torch.Tenso
         if observer:
             observer.estimate(i, x0, sigma)
         if i + 1 < len(sigmas):
-            x = renoise(x0, s, noise(), sigma, sigmas[i + 1])
+            x = renoise(centre(x0), s, noise(), sigma, sigmas[i + 1])
             if observer:
                 observer.keep(i + 1, x)
     if final_sigma is not None:

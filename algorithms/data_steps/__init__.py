@@ -11,6 +11,10 @@ class DataStep:
     def __call__(self, x0: torch.Tensor, sigma: float) -> torch.Tensor:
         raise NotImplementedError
 
+    def centre(self, x: torch.Tensor) -> torch.Tensor:
+        """What the noise of the next level is put on, for the x that the step has just returned."""
+        return x
+
     def state_dict(self) -> dict:
         """What the step remembers from level to level, as tensors and plain values."""
         return {}

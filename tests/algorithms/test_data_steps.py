@@ -8,8 +8,8 @@ from algorithms.differences import across_slices, across_slices_T
 from algorithms.problem import Problem
 
 
-def dds(operator, y, num_cg, w_tik, weights=None, w_dz=0.0):
-    return DDS(measured(operator, y, weights), num_cg=num_cg, w_tik=w_tik, w_dz=w_dz)
+def dds(operator, y, num_cg, w_tik, weights=None, **more):
+    return DDS(measured(operator, y, weights), num_cg=num_cg, w_tik=w_tik, **more)
 
 
 def ddnm(operator, y):
@@ -158,18 +158,27 @@ def tv_problem():
     return operator, 0.03 * y, 0.03 * torch.randn(TV_SHAPE, generator=g, dtype=torch.float64), weights
 
 
-def certified_tv(operator, y, x0, rho, weights, w_dz, iterations=3000):
+def across_slices_matrix():
+    eye = torch.eye(24, dtype=torch.float64)
+    return eye[6:] - eye[:-6]
+
+
+def in_plane_matrix():
+    voxel = torch.eye(24, dtype=torch.float64).view(24, *TV_SHAPE)      # [row, slice, 1, y, x]
+    return torch.cat([(torch.roll(voxel, 1, axis) - voxel).view(24, 24) for axis in (3, 4)])
+
+
+def certified_tv(operator, y, x0, rho, weights, w_dz, D, iterations=8000):
     """Minimiser of 1/2 |A x - y|^2_W + rho/2 |x - x0|^2 + w_dz |D x|_1, its differences, and the duality gap.
 
     By projected gradient (FISTA) on the dual: p is bounded by w_dz, x(p) minimises the objective with <p, D x>
     for the last term, whose value is a lower bound of the minimum. D is written out as a matrix here.
     """
     A, eye = operator.matrix, torch.eye(24, dtype=torch.float64)
-    D = eye[6:] - eye[:-6]
     M = A.T @ (weights.flatten()[:, None] * A) + rho * eye
     inverse, b = torch.linalg.inv(M), A.T @ (weights * y).flatten() + rho * x0.flatten()
-    step, t = torch.linalg.eigvalsh(M)[0] / 4, 1.0  # |D|^2 <= 4
-    p = q = torch.zeros(18, dtype=torch.float64)
+    step, t = torch.linalg.eigvalsh(M)[0] / 8, 1.0  # |D|^2 <= 8
+    p = q = torch.zeros(len(D), dtype=torch.float64)
     for _ in range(iterations):  # accelerated (FISTA)
         p_old, p = p, (q + step * D @ inverse @ (b - D.T @ q)).clamp(-w_dz, w_dz)
         t_old, t = t, (1 + (1 + 4 * t * t) ** 0.5) / 2
@@ -182,7 +191,7 @@ def certified_tv(operator, y, x0, rho, weights, w_dz, iterations=3000):
 def test_total_variation_reaches_the_certified_minimum(w_dz, flat):
     """At one level, again and again from the same x0: split and dual go on from call to call."""
     operator, y, x0, weights = tv_problem()
-    exact, steps, gap = certified_tv(operator, y, x0, 0.8, weights, w_dz)
+    exact, steps, gap = certified_tv(operator, y, x0, 0.8, weights, w_dz, across_slices_matrix())
     assert gap < 1e-9 and flat <= (steps.abs() < 1e-9).sum() < 18  # so many voxels are those of the slice below
     consistency = dds(operator, y, 30, 0.2, weights=weights, w_dz=w_dz)
     for _ in range(100):
@@ -196,7 +205,7 @@ def test_total_variation_vanishes_with_its_weight():
     for sigma in (2.0, 1.0, 0.5):
         torch.testing.assert_close(tv(x0, sigma), plain(x0, sigma), rtol=0, atol=1e-6)
         x0 = x0 + 0.1
-    assert plain.state_dict() == {"v": None}
+    assert plain.state_dict() == {"v": [], "x": None, "d": None}
 
 
 def test_heavy_total_variation_leaves_one_slice():
@@ -247,3 +256,51 @@ def test_refuses():
     for bad in (-1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="finite and 0 or more"):
             dds(operator, y, 5, 0.0, torch.full_like(y, bad))
+
+
+@pytest.mark.parametrize("w_tv", [0.01, 0.03])
+def test_total_variation_within_slices_reaches_the_certified_minimum(w_tv):
+    operator, y, x0, weights = tv_problem()
+    exact, steps, gap = certified_tv(operator, y, x0, 0.8, weights, w_tv, in_plane_matrix())
+    assert gap < 1e-8 and (steps.abs() < 1e-9).any()
+    step = dds(operator, y, 30, 0.2, weights=weights, w_tv=w_tv)
+    for _ in range(150):
+        x = step(x0, 0.5)
+    torch.testing.assert_close(x, exact, rtol=0, atol=1e-6)
+
+
+def test_the_dual_variable_by_hand():
+    """D <- g (d + x - x0); x solves the proximal problem around x0 - d; noise goes on x + d."""
+    operator, y, _ = dense(15)
+    g, rho = 0.6, 0.3 / 0.5**2
+    initial = torch.randn(SHAPE, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    step = DDS(Problem(operator=operator, y=y, initial=initial), num_cg=100, w_tik=0.3, dual=g)
+    M = operator.matrix
+    inverse = torch.linalg.inv(M.T @ M + rho * torch.eye(24, dtype=torch.float64))
+    x, d = initial, torch.zeros_like(initial)
+    for seed in range(4):
+        x0 = torch.randn(SHAPE, generator=torch.Generator().manual_seed(10 + seed), dtype=torch.float64)
+        before = x0.clone()
+        d = g * (d + x - x0)
+        x = (inverse @ (M.T @ y.flatten() + rho * (x0 - d).flatten())).view(SHAPE)
+        found = step(x0, 0.5)
+        torch.testing.assert_close(found, x, rtol=0, atol=1e-8)
+        torch.testing.assert_close(step.centre(found), x + d, rtol=0, atol=1e-8)
+        assert torch.equal(x0, before)
+    assert torch.equal(initial, torch.randn(SHAPE, generator=torch.Generator().manual_seed(4), dtype=torch.float64))
+
+
+def test_a_dual_variable_stays_bounded():
+    """Where data and prior never agree, it is at most g / (1 - g) times what they differ by."""
+    operator, y, x0 = dense(15)
+    step = dds(operator, y, 20, 0.3, dual=0.9)
+    for _ in range(300):
+        x = step(x0, 0.5)
+    assert step.d.abs().max() <= 9 * (x - x0).abs().max() * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("gain", [-0.1, 1.0, float("nan")])
+def test_refuses_a_gain_that_could_grow_without_end(gain):
+    operator, y, _ = dense(10)
+    with pytest.raises(ValueError, match="dual is"):
+        dds(operator, y, 5, 0.0, dual=gain)

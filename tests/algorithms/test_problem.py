@@ -72,7 +72,8 @@ class Seen(Observer):
 
 
 METHODS = {
-    "DDS": Sampling(sigmas=SIGMAS, data_step=partial(DDS, num_cg=2, w_dz=0.1), renoise=DiffPIR(), use_init=True),
+    "DDS": Sampling(sigmas=SIGMAS, data_step=partial(DDS, num_cg=2, w_dz=0.1, w_tv=0.05, dual=0.5),
+                    renoise=DiffPIR(), use_init=True),
     "DDNM": Sampling(sigmas=SIGMAS, data_step=DDNM, noise=GaussianProcess(3.0), w_dps=0.05),
     "uncondition": Unconditional(sigmas=SIGMAS, noise=Independent())}
 

@@ -217,3 +217,17 @@ def test_eta_of_one_is_all_new_noise():
     fresh, same, other = (run(source(shape), sigmas, rule) for rule in (DDPM(), DDSRule(eta=1), DDSRule()))
     torch.testing.assert_close(same, fresh)
     assert not torch.equal(other, fresh)
+
+
+def test_the_noise_of_the_next_level_is_put_on_the_centre_of_the_data_step():
+    class Shifted:
+        def __call__(self, x0, sigma):
+            return 0.5 * x0
+
+        def centre(self, x):
+            return x + 3
+
+    shape, sigmas, eps = (2, 1, 3, 4), [2.0, 1.0], source((2, 1, 3, 4))
+    x = sigmas[0] * eps()
+    x = 0.5 * (x + 4 * gaussian_score(x, 2.0)) + 3 + eps()
+    torch.testing.assert_close(run(source(shape), sigmas, DDPM(), Shifted()), 0.5 * (x + gaussian_score(x, 1.0)))

@@ -55,7 +55,8 @@ WEIGHTS = (
 NUM_CG = Parameter("num_cg", number(int, 1, 10_000), "N", "conjugate-gradient steps a level")
 W_TIK = Parameter("w_tik", number(float, 0, 1e9), "W", "weight of the Tikhonov term")
 W_DZ = Parameter("w_dz", number(float, 0, 1e9), "W", "weight of total variation from slice to slice")
-W_TV = Parameter("w_tv", number(float, 0, 1e9), "W", "weight of total variation within slices", modality="ct")
+W_TV = Parameter("w_tv", number(float, 0, 1e9), "W", "weight of total variation within slices")
+DUAL = Parameter("dual", number(float, 0, 0.95), "G", "gain of what remembers where data and prior disagree")
 W_DPS = Parameter("w_dps", number(float, 0, 1e9), "W", "weight of the posterior-sampling gradient", of_code=False)
 RAY_WEIGHTS = Parameter("weights", one_of(*(choice.name for choice in WEIGHTS)), "{none,poisson}",
                         "of the measured rays; poisson trusts each by its expected counts, for noisy scans", "ct",
@@ -66,7 +67,7 @@ NOISE_LENGTH = Parameter("noise_length", number(float, above=0, most=1e6), "MM",
 
 METHODS = (
     Choice("DDS", "diffusion prior, data by conjugate gradients", "algorithms.data_steps.dds:DDS",
-           {NUM_CG: 5, RAY_WEIGHTS: "none", W_TIK: 0.0, W_DZ: 0.0, W_DPS: 0.0}),
+           {NUM_CG: 5, RAY_WEIGHTS: "none", W_TIK: 0.0, W_DZ: 0.0, W_TV: 0.0, DUAL: 0.0, W_DPS: 0.0}),
     Choice("DDNM", "diffusion prior, data by the pseudo-inverse", "algorithms.data_steps.ddnm:DDNM", {W_DPS: 0.0}),
     Choice("ADMM-TV", "total variation, no prior", "algorithms.problem:TotalVariation", {W_TV: 3.0},
            modalities=("ct",)),

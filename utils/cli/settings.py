@@ -52,6 +52,7 @@ def parse_args(modality: str, argv: list[str] | None, read_yaml: Callable[[Path]
         preset = _preset(modality, given, earlier, flags, read_yaml)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    earlier = _without_replaced(earlier, given)
     _check_belonging(modality, given, preset | earlier | given, parser.error)
     values = _with_defaults(modality, preset | earlier | given, flags)
     values |= {name: getattr(messages, name) for name in MESSAGES}
@@ -154,6 +155,13 @@ def _made(values: dict) -> list[choices.Choice]:
     return [choices.named(table, values.get(name, default)) for name, table, default in (
         ("method", choices.METHODS, "DDS"), ("noise_control", choices.NOISE_CONTROLS, "SLERP"),
         ("renoise_method", choices.RENOISE_METHODS, "DDPM"))]
+
+
+def _without_replaced(earlier: dict, given: dict) -> dict:
+    """The settings of an earlier run without those of choices that are now made otherwise."""
+    replaced = [before for before, now in zip(_made(earlier), _made(earlier | given)) if before is not now]
+    gone = {parameter.name for choice in replaced for parameter in choice.parameters}
+    return {name: value for name, value in earlier.items() if name not in gone}
 
 
 def _check_belonging(modality: str, given: dict, values: dict, error: Callable) -> None:

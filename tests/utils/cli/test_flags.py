@@ -76,7 +76,8 @@ BAD = [
     (["--weights", "l1"], "--weights: 'l1'; accepted: none, poisson"),
     (["--eta", "0.5"], "--eta 0.5: not part of DDPM; accepted with --renoise-method DDS, DiffPIR"),
     (["--eta", "1.1", "--renoise-method", "DDS"], "--eta: '1.1'"),
-    (["--w-tv", "1"], "--w-tv 1: not part of DDS; accepted with --method ADMM-TV"), (["--w-tv", "-1"], "--w-tv"),
+    (["--w-tv", "1", "--method", "DDNM"], "--w-tv 1: not part of DDNM; accepted with --method DDS, ADMM-TV"),
+    (["--dual", "1"], "--dual: '1'"), (["--w-tv", "-1"], "--w-tv"),
     (["--weights", "poisson", "--method", "DDNM"], "--weights poisson: not part of DDNM; accepted with --method DDS"),
     (["--projector", "gpu"], "--projector: 'gpu'; accepted: auto, native, torch_radon, astra"),
     (["--geometry", "nowhere.yaml"], "--geometry: nowhere.yaml: no such file"),
@@ -244,7 +245,7 @@ def test_flags_come_before_those_of_an_earlier_run_with_what_belonged_to_them(fi
     assert (other.noise_length, other.eta, other.w_tik) == (None, None, 2)
     assert parse_args("ct", [*files, *gp, "--method", "DDNM"]).w_tik is None
     tv = recorded(tmp_path, method="ADMM-TV", w_tv=7.0)
-    assert parse_args("ct", [*files, *tv, "--method", "DDS"]).w_tv is None
+    assert parse_args("ct", [*files, *tv, "--method", "DDS"]).w_tv == 0
 
 
 @pytest.mark.parametrize("text", ["[" * 3000, "a: &a [*a]", "digests:", "3", "digests: null\nmethod: 3\ntask: SVCT"])
