@@ -1,7 +1,7 @@
 """One reconstruction problem, and the one place that solves it, whatever the method and the modality."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -67,7 +67,11 @@ class Problem:
 
     def residual(self, x: torch.Tensor) -> float:
         """The relative misfit |A x - y| / |y| of x [n, 1, H, W]."""
-        return ((self.operator.A(x) - self.measured).norm() / self.measured.norm()).item()
+        return ((self.operator.A(x) - self.measured).norm() / self._norm).item()
+
+    @cached_property
+    def _norm(self) -> torch.Tensor:
+        return self.measured.norm()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,8 @@ class DDS(DataStep):
             b.add_(D_T(v_D - 2 * u_D), alpha=penalty)       # z - u = v - 2 u
         x, _ = cg(normal_operator, b, x0, self.num_cg)
         self.v = [u_D.add_(D(x)) for (_, D, _), u_D in zip(self.splits, u)]
-        self.x = x
+        if self.dual:       # else no volume is held from level to level
+            self.x = x
         return x
 
     def centre(self, x: torch.Tensor) -> torch.Tensor:

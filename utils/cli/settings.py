@@ -12,7 +12,6 @@ from utils.cli.types import nearest
 
 PRESETS = ROOT / "configs" / "presets"
 MESSAGES = ("verbosity", "debug", "environment")
-NOT_RECORDED = (*MESSAGES, "resume", "source", "preset", "modality")
 
 
 class Options(SimpleNamespace):
@@ -46,7 +45,7 @@ def parse_args(modality: str, argv: list[str] | None, read_yaml: Callable[[Path]
     flags = {flag.name.replace("-", "_"): flag for flags in flag_groups(modality).values() for flag in flags}
     given = _parsed(modality, argv)
     if messages.environment:
-        given = _environment(modality, flags, parser.error) | given
+        given = _environment(modality, flags) | given
     try:
         earlier, source = _earlier_run(modality, given, flags, read_yaml)
         preset = _preset(modality, given, earlier, flags, read_yaml)
@@ -67,7 +66,7 @@ def _parsed(modality: str, argv: list[str]) -> dict:
     return {name: value for name, value in found.items() if name not in MESSAGES}
 
 
-def _environment(modality: str, flags: dict[str, Flag], error: Callable) -> dict:
+def _environment(modality: str, flags: dict[str, Flag]) -> dict:
     """The settings in environment variables; an empty one is none."""
     wanted = {name: os.environ.get(name.upper()) for name in flags if name not in ("preset", "resume", "from")}
     return _from_texts(modality, {name: text for name, text in wanted.items() if text}, "")
@@ -140,13 +139,15 @@ def _preset(modality: str, given: dict, earlier: dict, flags: dict, read_yaml: C
             if word not in CONDITIONS:
                 raise ValueError(f"{path}: {modality}.{words}: accepted are sections named by {', '.join(CONDITIONS)}")
         if all(CONDITIONS[word](found | given | {"own": set(given)}) for word in str(words).split()):
+            texts = {}
             for key, value in settings.items():
                 if key.replace("-", "_") not in flags:
                     raise ValueError(f"{path}: {modality}.{words}.{key}: no such flag{nearest(key, flags)}")
                 text = str(value).lower() if isinstance(value, bool) else str(value)
                 if key in ("data", "checkpoint-path", "config-path", "geometry"):
                     text = str(ROOT / text)
-                found |= _from_texts(modality, {key.replace("-", "_"): text}, str(path))
+                texts[key.replace("-", "_")] = text
+            found |= _from_texts(modality, texts, str(path))
     return found
 
 
