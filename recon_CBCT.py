@@ -33,17 +33,17 @@ def main(argv: list[str] | None = None) -> None:
 def run(options: Any, stack: ExitStack) -> None:
     import torch
 
-    from algorithms.problem import Problem, reconstruct
+    from algorithms.problem import Problem
     from models.window import CT_WINDOW
     from physics.acquisition import Acquisition
     from utils.io.geometry_file import geometry_text
     from utils.run.device import choose_device, volumes_device
     from utils.run.run import Run
+    from utils.run.samples import posterior_mean
     from utils.run.scan import chosen_views, read_scan
     from utils.run.setup import set_up
 
-    # 1. What is asked for: scan, volume, prior. Everything that can be wrong is found here.
-    with input_errors(debug=options.debug):
+    with input_errors(debug=options.debug):      # everything that can be wrong is found here
         with input_errors("--device"):
             device = choose_device(options.device, options.gpu)
         scan, place, p = read_scan(options)
@@ -67,7 +67,7 @@ def run(options: Any, stack: ExitStack) -> None:
     else:
         run.save_text("geometry.yaml", geometry_text(scan.select(acquisition.views)))
         problem = measure(options, run, acquisition, place, p, generator, home)
-    run.save("recon", reconstruct(problem, prior, method, generator, observer=run))
+    run.save("recon", posterior_mean(problem, prior, method, generator, run, options.samples, options.seed))
     run.finish()
 
 

@@ -25,12 +25,13 @@ def main(argv: list[str] | None = None) -> None:
 def run(options: Any, stack: ExitStack) -> None:
     import torch
 
-    from algorithms.problem import Problem, reconstruct
+    from algorithms.problem import Problem
     from physics.noise import add_noise, snr_db
     from physics.zsr import ZAverage, as_slices, as_volume
     from utils.io.intensity import scale_from_unit, scale_to_unit
     from utils.run.device import choose_device, volumes_device
     from utils.run.run import Run
+    from utils.run.samples import posterior_mean
     from utils.run.scan import read_mr
     from utils.run.setup import set_up
 
@@ -61,8 +62,7 @@ def run(options: Any, stack: ExitStack) -> None:
         run.save_volume("y", volume.thicken(scale_from_unit(as_volume(y).cpu(), *window), options.degree))
         problem = Problem(operator=operator, y=y, initial=operator.A_dagger(y), spacing=volume.spacing[1])
         run.save("ATy", problem.initial)
-    # 3. Reconstruction.
-    run.save("recon", reconstruct(problem, prior, method, generator, observer=run))
+    run.save("recon", posterior_mean(problem, prior, method, generator, run, options.samples, options.seed))
     run.finish()
 
 

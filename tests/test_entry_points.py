@@ -525,3 +525,29 @@ def test_a_run_that_stops_being_finite_ends_with_one_line(run, monkeypatch, caps
         run("CT", "--degree", "30")
     message = capsys.readouterr().err
     assert stop.value.code == 1 and message.count("\n") == 1 and "level" in message
+
+
+def test_samples_give_their_mean_and_their_standard_deviation(prior, ct_scan, tmp_path, capsys):
+    def volume(*flags):
+        recon_CBCT.main(["--data", str(ct_scan), "--recon-size", "16", "--task", "SVCT", "--degree", "4", "--NFE", "2",
+                         "--sigma-max", "1", "--use-init", "--output-dir", str(tmp_path), *prior, *flags])
+        folder = capsys.readouterr().out.strip().splitlines()[-1]
+        return folder, read_volume(f"{folder}/recon.nii.gz").array
+
+    singles = [volume("--seed", seed, "--no-report")[1] for seed in ("3", "4", "5")]
+    folder, mean = volume("--seed", "3", "--samples", "3")
+    std = read_volume(f"{folder}/std.nii.gz").array
+    np.testing.assert_allclose(mean, np.mean(singles, 0), atol=0.05)                # HU
+    np.testing.assert_allclose(std, np.std(singles, 0, ddof=1), atol=0.05)
+    assert std.max() > 1
+    with open(f"{folder}/report.html", encoding="utf-8") as file:
+        assert "Where samples differ" in file.read()
+
+
+@pytest.mark.parametrize("flags, said", [
+    (["--method", "ADMM-TV"], "not part of ADMM-TV; accepted with --method DDS, DDNM"),
+    (["--noise-control", "zero"], "without noise all are the same")])
+def test_samples_that_would_all_be_the_same_are_refused(prior, ct_scan, capsys, flags, said):
+    with pytest.raises(SystemExit) as caught:
+        recon_CBCT.main(["--data", str(ct_scan), "--samples", "3", *prior, *flags])
+    assert caught.value.code == 2 and said in capsys.readouterr().err

@@ -349,7 +349,7 @@ def test_config(folder, data_dir, changes, place, odd):
 @examples(250)
 @given(changes=SPOILT, place=st.integers(0, 300), odd=st.none() | st.sampled_from(ODD) | st.text(max_size=20))
 def test_grid(folder, pytestconfig, changes, place, odd):
-    tree = {"volumes": {"thorax": {"modality": "CT", "path": "demo/thorax.nii.gz", "slices": [0, 8], "size": 32}},
+    tree = {"volumes": {"thorax": {"modality": "CT", "path": "demo/chest.nii.gz", "slices": [0, 8], "size": 32}},
             "tasks": {"few": {"task": "SVCT", "degree": 20}}, "seeds": [1], "keep": ["recon.nii.gz"],
             "variants": {"ours": {"flags": {"NFE": 3}, "samples": 2}, "none": {"baseline": True}}}
     path = folder / "grid.yaml"

@@ -43,8 +43,14 @@ def chosen(name: str, table: tuple, help: str, default: str, modality: str = "")
 
 def flag_groups(modality: str) -> dict[str, list[Flag]]:
     """The flags of "ct" or "mr", by the title of their group in --help."""
+    groups = _of_problem(modality) | _of_solution(modality)
+    return {title: [flag for flag in flags if flag.modality in ("", modality)] for title, flags in groups.items()}
+
+
+def _of_problem(modality: str) -> dict[str, list[Flag]]:
+    """Task, data and scanner."""
     ct = modality == "ct"
-    groups = {
+    return {
         "task": [
             chosen("task", choices.TASKS, "what is missing", "LACT" if ct else "ZSR", modality),
             Flag("degree", number(int, 1 if ct else 2, 1_000_000), "N", "of the task (default: LACT 90, SVCT 90; with "
@@ -84,7 +90,13 @@ def flag_groups(modality: str) -> dict[str, list[Flag]]:
             Flag("bad-pixels", existing_file, "FILE", "more bad pixels of the detector than are found by themselves: "
                  "an image [v, u] that is not 0 there, or a text with v and u a line", None, "ct"),
             chosen("projector", choices.PROJECTORS, "whose projector", "auto", "ct"),
-        ],
+        ]}
+
+
+def _of_solution(modality: str) -> dict[str, list[Flag]]:
+    """Prior, sampling and how the program runs."""
+    ct = modality == "ct"
+    return {
         "prior": [
             Flag("checkpoint-path", existing_file, "FILE", "the prior's weights" + " (not needed for ADMM-TV)" * ct),
             Flag("config-path", existing_file, "FILE", "the prior's YAML, see configs/ve"),
@@ -99,6 +111,8 @@ def flag_groups(modality: str) -> dict[str, list[Flag]]:
             chosen("noise-control", choices.NOISE_CONTROLS, "noise of neighbouring slices", "SLERP"),
             chosen("renoise-method", choices.RENOISE_METHODS, "how a level's estimate is noised to the next level "
                                                               "(DDS, DDNM)", "DDPM"),
+            Flag("samples", number(int, 1, 1000), "K", "reconstructions with other noise to average: their mean is the "
+                 "reconstruction, their standard deviation goes to std.nii.gz (DDS, DDNM)", 1),
         ],
         "settings of one method, noise control or re-noising rule": [
             Flag(parameter.name.replace("_", "-"), parameter.kind, parameter.metavar, _of_choices(parameter, having))
@@ -120,7 +134,6 @@ def flag_groups(modality: str) -> dict[str, list[Flag]]:
             Flag("from", existing_path, "ARGS.YAML", "repeat a run, given its args.yaml; other flags come before those "
                                                      "in it, with what belonged to them"),
         ]}
-    return {title: [flag for flag in flags if flag.modality in ("", modality)] for title, flags in groups.items()}
 
 
 def _of_choices(parameter: choices.Parameter, having: list) -> str:

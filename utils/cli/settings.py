@@ -215,6 +215,11 @@ def _check(options: Options, error: Callable) -> None:
         for name in ("checkpoint_path", "config_path"):
             if getattr(options, name) is None:
                 error(f"--{name.replace('_', '-')} is missing; --method {options.method} needs a prior")
+    if options.samples > 1:
+        if options.method in ("ADMM-TV", "uncondition"):
+            error(f"--samples {options.samples}: not part of {options.method}; accepted with --method DDS, DDNM")
+        if options.noise_control == "zero":
+            error(f"--samples {options.samples}: without noise all are the same; accepted: another --noise-control")
     if options.modality == "ct":
         _check_scan(options, error)
     elif options.data is None:

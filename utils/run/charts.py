@@ -58,9 +58,6 @@ def jumps(volumes: dict[str, Volume], slice_axis: int) -> str:
 
     It shows the middle coronal plane, or the sagittal one where the slices themselves are coronal.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     first = next(iter(volumes.values()), None)
     if first is None or first.array.shape[slice_axis] < 2:
         return ""
@@ -75,7 +72,30 @@ def jumps(volumes: dict[str, Volume], slice_axis: int) -> str:
     limit = float(np.quantile(images.get("GT", images[next(iter(images))]), 0.995)) * 1.5 or 1.0
     sizes = [first.array.shape[axis] * first.spacing[2 - axis] for axis in axes]
     height, width = (size for k, size in enumerate(sizes) if k != across)
-    ratio = float(np.clip(height / width, 0.2, 2))
+    return _pictures(images, limit, height / width, f"Steps from slice to slice in the middle {view} plane")
+
+
+def spread(std: Volume, volumes: dict[str, Volume]) -> str:
+    """The samples' standard deviation in the middle slice of every view; beside "GT", the error of "recon" below it."""
+    axes = patient_axes(std.direction)[0]
+    sizes = [std.array.shape[axis] * std.spacing[2 - axis] for axis in axes]
+    rows = {"standard deviation": std.array}
+    if "GT" in volumes:
+        rows["absolute error"] = np.abs(volumes["recon"].array - volumes["GT"].array)
+    limit, text = 3 * float(np.quantile(std.array, 0.95)) or 1.0, []
+    for title, array in rows.items():
+        shown = upright(array, std.direction)
+        images = {f"{title}, {view}": shown.take(shown.shape[k] // 2, k) for k, view in enumerate(VIEWS)}
+        text.append(_pictures(images, limit, max(sizes[1] / sizes[2], sizes[0] / sizes[2]), title.capitalize()))
+    return "".join(text)
+
+
+def _pictures(images: dict[str, np.ndarray], limit: float, ratio: float, label: str) -> str:
+    """Images [height, width] side by side, from 0, black, to ``limit``, as one picture in an <img>."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    ratio = float(np.clip(ratio, 0.2, 2))
     figure = Figure(figsize=(4 * len(images), 4 * ratio + 0.35), facecolor="black")
     figure.subplots_adjust(0.005, 0.01, 0.995, 4 * ratio / (4 * ratio + 0.35), 0.01)
     FigureCanvasAgg(figure)
@@ -85,7 +105,7 @@ def jumps(volumes: dict[str, Volume], slice_axis: int) -> str:
         axis.set_title(name_of(name), fontsize=9, color="white")
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100, facecolor="black")
-    return (f'<img alt="Steps from slice to slice in the middle {view} plane, of {", ".join(map(name_of, images))}" '
+    return (f'<img alt="{label}, of {", ".join(map(name_of, images))}" '
             f'src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">')
 
 

@@ -24,13 +24,15 @@ MAX_BYTES = 15_000_000           # of the page
 PRESETS = {"ct": {"lung": (-1350, 150), "soft tissue": (-160, 240), "bone": (-500, 1300)}, "mr": {}}
 STEPS = ("The absolute step of the values from each slice of the prior to the next, dark for none. Steps that the "
          "truth does not have are jumps between slices.")
+SPREAD = ("Standard deviation of the samples, dark for none: what measurement and prior leave open. Where it is small "
+          "the samples agree, which does not mean that they are right: a prior that does not fit is wrong in all.")
 ARROWS = {"higher is better": "↑", "lower is better": "↓", "1 is best": "(best: 1)"}
 MR_LEVELS = 4095                 # grey levels of MR: more are noise that does not compress
 
 
 def write_report(path: str | Path, *, title: str, about: dict[str, str], settings: dict, metrics: dict,
                  slices: dict[str, dict], history: list[dict], volumes: dict[str, Volume],
-                 window: tuple[float, float], modality: str, slice_axis: int = 0) -> None:
+                 window: tuple[float, float], modality: str, slice_axis: int = 0, spread: Volume | None = None) -> None:
     """Write the report of a run to ``path``; the file needs nothing but a browser, and no network.
 
     Volumes too large for `MAX_BYTES` are averaged over whole numbers of voxels, and the page says so.
@@ -47,6 +49,7 @@ def write_report(path: str | Path, *, title: str, about: dict[str, str], setting
         window: (low, high), the intensities that 0 and 1 stand for.
         modality: "ct" (HU, to which values are rounded) or "mr" (rounded to `MR_LEVELS` levels).
         slice_axis: the axis of the arrays that the prior's slices are stacked along.
+        spread: standard deviation of several samples, whose mean is "recon", in the input's units.
 
     Raises:
         ValueError: another modality, or volumes of more than one grid.
@@ -61,6 +64,7 @@ def write_report(path: str | Path, *, title: str, about: dict[str, str], setting
               "metrics": _metrics_table(metrics), "explained": _explained(metrics),
               "slices": _chart("Slice by slice", charts.by_slice(slices)),
               "jumps": _chart("Steps from slice to slice", charts.jumps(compared, slice_axis), STEPS),
+              "spread": _chart("Where samples differ", charts.spread(spread, compared) if spread else "", SPREAD),
               "plot": _chart("Convergence", charts.convergence(history) or '<p class="note">Nothing was recorded.</p>'),
               "viewer": (PAGE / "viewer.js").read_text(encoding="utf-8"),
               "niivue": base64.b64encode(gzip.compress((PAGE / "niivue.umd.js").read_bytes(), mtime=0)).decode()}

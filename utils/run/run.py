@@ -67,6 +67,7 @@ class Run(Observer):
         self.metrics: dict[str, dict] = {}
         self.slices: dict[str, dict] = {}
         self.history: list[dict] = []
+        self.spread: torch.Tensor | None = None
         self.progress: Progress | None = None
         self.begun, self.date = time.perf_counter(), datetime.now()
 
@@ -118,6 +119,12 @@ class Run(Observer):
             self.metrics[name] = evaluate(unit, truth, self.slice_axis, self.template.direction)
             self.slices[name] = by_slice(unit, truth, self.slice_axis)
 
+    def save_spread(self, std: torch.Tensor) -> None:
+        """Write the standard deviation [n, 1, H, W] of the samples as std.nii.gz, in the input's units."""
+        _check_finite(std, name_of("std"))
+        self.spread = self.to_volume(std).float().cpu() * (self.window[1] - self.window[0])
+        self.save_volume("std", self.template.with_array(self.spread))
+
     def _write(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """Write [n, 1, H, W] in the input's units; returns it as [D, H, W] in the unit range."""
         unit = self.to_volume(x).float().cpu()
@@ -130,6 +137,8 @@ class Run(Observer):
 
     def begin(self, steps: int, label: str) -> None:
         """A loop of ``steps`` steps starts."""
+        if self.progress:
+            self.progress.close()
         self.progress = Progress(steps, label, position=0)
 
     def estimate(self, level: int, x0: torch.Tensor, sigma: float | None = None, residual: float | None = None) -> None:
@@ -174,7 +183,8 @@ class Run(Observer):
                          about={"date": f"{self.date:%Y-%m-%d %H:%M}", "duration": _duration(took)
                                 + " since it was resumed" * bool(self.options.resume), "command": shlex.join(sys.argv)},
                          settings=self.settings, metrics=self.metrics, slices=self.slices, history=self.history,
-                         volumes=volumes, window=self.window, modality=self.modality, slice_axis=self.slice_axis)
+                         volumes=volumes, window=self.window, modality=self.modality, slice_axis=self.slice_axis,
+                         spread=None if self.spread is None else self.template.with_array(self.spread))
         save_panel(self.folder / "panel.png", volumes, self.metrics, "HU" if self.modality == "ct" else "")
         (self.folder / "state.pt").unlink(missing_ok=True)
         log.info("%.0f s, peak memory %s", time.perf_counter() - self.begun, peak_memory())

@@ -1,7 +1,7 @@
 """What the volumes and metrics of a run are, in words."""
 
 NAMES = {"GT": "truth", "recon": "reconstruction", "FBP-LV": "FDK of the views used", "FBP-FV": "FDK of all views",
-         "IR": "SIRT of the views used", "ATy": "measured slices, repeated"}
+         "IR": "SIRT of the views used", "ATy": "measured slices, repeated", "std": "standard deviation of the samples"}
 
 METRICS = {    # key: name, which way is better, explanation
     "psnr": ("PSNR (dB)", "higher is better", "peak signal-to-noise ratio: the truth's range against the mean square "
