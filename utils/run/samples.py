@@ -43,7 +43,7 @@ class _Samples(Observer):
 
     def __init__(self, run: Any, count: int):
         self.run, self.count, self.state = run, count, run.kept()
-        kept = self.state.pop("samples") if self.state else {"done": 0, "mean": None, "squares": None}
+        kept: Any = self.state.pop("samples") if self.state else {"done": 0, "mean": None, "squares": None}
         self.done, self.mean, self.squares = kept["done"], kept["mean"], kept["squares"]
 
     def add(self, x: torch.Tensor) -> None:
