@@ -37,9 +37,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add = parser.add_argument
     add("--config-path", type=existing_file, required=True, help="YAML of the network, see configs/ve")
     add("--modality", choices=("ct", "mr"), required=True, help="ct: axial slices in HU; mr: slices that contain z")
-    add("--data", type=existing_path, nargs="*", default=[], metavar="PATH", help="NIfTI volumes, folders with such")
-    add("--phantoms", type=number(int, 0, 100_000), default=0, metavar="N", help="synthetic volumes to add")
-    add("--phantom-seed", type=number(int, 0, MANY), default=1000, metavar="S", help="their seeds are S to S + N - 1")
+    add("--data", type=existing_path, nargs="+", required=True, metavar="PATH",
+        help="NIfTI volumes, folders with such; every path counts as much, and every volume within a folder")
     add("--validation", type=existing_path, nargs="*", default=[], metavar="PATH",
         help="held-out volumes: NIfTI files, folders with such")
     add("--output", type=Path, required=True, metavar="FOLDER")
@@ -61,8 +60,6 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     args = parser.parse_args(argv)
     args.cache = args.cache or args.output / "cache"
     checkpoint = args.output / "checkpoint.pth"
-    if not args.data and not args.phantoms:
-        parser.error("nothing to train on; give --data, --phantoms or both")
     if args.init and args.resume:
         parser.error("--init and --resume are both given; accepted is one of them")
     if not args.resume and checkpoint.exists():
@@ -132,9 +129,9 @@ def set_up(args: Namespace, config: Any, device: Any, processes: Any) -> Any:
 
 
 def load_slices(args: Namespace, size: int, processes: Any) -> tuple[Any, Any]:
-    """A `SliceSampler` over the training volumes, real and synthetic, and one over the held-out ones, or None."""
+    """A `SliceSampler` over the training volumes, a group for every path, and one over the held-out ones, or None."""
     from utils.train.monitor import steadily
-    from utils.train.slices import NoContrast, SliceSampler, check_apart, find_volumes, phantom_slices, volume_slices
+    from utils.train.slices import NoContrast, SliceSampler, check_apart, find_volumes, volume_slices
 
     def load(path):
         try:
@@ -142,23 +139,21 @@ def load_slices(args: Namespace, size: int, processes: Any) -> tuple[Any, Any]:
         except NoContrast as error:
             return error
 
-    seeds = range(args.phantom_seed, args.phantom_seed + args.phantoms)
-    makers: dict = {path: lambda path=path: load(path) for path in find_volumes([*args.data, *args.validation])}
-    makers |= {seed: lambda seed=seed: phantom_slices(seed, args.modality, size, args.cache) for seed in seeds}
+    paths = find_volumes([*args.data, *args.validation])
     # Volumes that are not in the cache are read now; several processes first share that, then find the files there.
-    for make in steadily(list(makers.values())[processes.rank::processes.count], "reading volumes", processes.rank > 0):
-        make()
+    for path in steadily(paths[processes.rank::processes.count], "reading volumes", processes.rank > 0):
+        load(path)
     stacks = {}
-    for name, make in makers.items():
-        stack = make()
+    for path in paths:
+        stack = load(path)
         if isinstance(stack, NoContrast):
             log.warning(f"{stack}; left out")
         else:
-            stacks[name] = stack
+            stacks[path] = stack
     held_out = {path: stacks.pop(path) for path in find_volumes(args.validation) if path in stacks}
-    real = {path: stacks.pop(path) for path in list(stacks) if isinstance(path, Path)}
-    check_apart(real, held_out)
-    return (SliceSampler([list(real.values()), list(stacks.values())], size, args.modality),
+    check_apart(stacks, held_out)
+    groups = [[stacks[path] for path in find_volumes([each]) if path in stacks] for each in args.data]
+    return (SliceSampler(groups, size, args.modality),
             SliceSampler([list(held_out.values())], size, args.modality) if held_out else None)
 
 

@@ -173,15 +173,14 @@ def test_ctrl_c_in_a_process_of_its_own(flags, tmp_path):
 
 
 def test_the_cache_spares_the_volumes(run, tmp_path, monkeypatch):
-    run("out", "--steps", 1, "--phantoms", 1)
-    assert len(list((tmp_path / "out" / "cache").glob("ct-*.npy"))) == 2
+    run("out", "--steps", 1)
+    assert len(list((tmp_path / "out" / "cache").glob("ct-*.npy"))) == 1
 
     def fail(*arguments):
         raise AssertionError("read again")
 
     monkeypatch.setattr(utils.train.slices, "read_volume", fail)
-    monkeypatch.setattr(utils.train.slices.phantom, "thorax", fail)
-    first = run("again", "--steps", 1, "--phantoms", 1, "--cache", tmp_path / "out" / "cache")
+    first = run("again", "--steps", 1, "--cache", tmp_path / "out" / "cache")
     assert (first / "loss.csv").read_text().split(",")[1] == (tmp_path / "out" / "loss.csv").read_text().split(",")[1]
 
 
@@ -298,17 +297,11 @@ def test_two_processes_train_as_one_with_both_batches(run, flags, config_path, t
     assert len((tmp_path / "two" / "loss.csv").read_text().splitlines()) == 1
 
 
-def test_phantoms_alone_are_enough(config_path, tmp_path):
-    train.main(["--config-path", str(config_path), "--modality", "ct", "--phantoms", "1", "--steps", "1",
-                "--output", str(tmp_path / "out"), "--device", "cpu", "--sample-every", "0"])
-    assert (tmp_path / "out" / "prior.pth").exists()
-
-
 @pytest.mark.parametrize("more, reason", [
     (["--steps", "0"], "--steps: '0'; accepted"),
     (["--lr", "0"], "--lr: '0'; accepted: a number above 0"), (["--lr", "1e38"], "--lr: '1e38'"),
-    (["--seed", str(2**64)], "--seed: "), (["--steps", "1e9"], "--steps"), (["--phantoms", "1000000"], "--phantoms"),
-    (["--data"], "nothing to train on"),
+    (["--seed", str(2**64)], "--seed: "), (["--steps", "1e9"], "--steps"),
+    (["--data"], "--data: expected at least one argument"),
     (["--data", "nowhere.nii"], "nowhere.nii: no such file"), (["--config-path", "nowhere.yaml"], "nowhere.yaml"),
     (["--data", "utils"], "utils: holds not a NIfTI file"), (["--data", "train.py"], "train.py: not a NIfTI file"),
     (["--validation", "{scan}"], "given twice"), (["--precision", "half"], "invalid choice: 'half'"),

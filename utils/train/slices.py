@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from models.window import CT_WINDOW
-from utils import phantoms as phantom
 from utils.io.files import complete_file
 from utils.io.intensity import PERCENTILES, check_ct, mr_window, scale_to_unit
 from utils.io.nifti import SUFFIXES
@@ -20,7 +19,7 @@ from utils.io.volume import Volume
 log = logging.getLogger(__name__)
 
 EMPTY = 0.03    # standard deviation below which an MR image counts as empty
-VERSION = 2     # of the cached slices; to be raised when the values below, windows or the phantoms, change
+VERSION = 2     # of the cached slices; to be raised when the values below, or windows change
 
 
 class NoContrast(ValueError):
@@ -141,18 +140,6 @@ def volume_slices(path: Path, modality: str, cache: Path) -> CachedSlices:
     return _cached(cache, f"{modality}-{path.name.split('.')[0]}", key, make)
 
 
-def phantom_slices(seed: int, modality: str, size: int, cache: Path) -> CachedSlices:
-    """The slices of a synthetic patient: a chest ("ct", 24 slices of ``size`` x ``size``) or a head ("mr")."""
-    def make() -> torch.Tensor:
-        if modality == "mr":
-            return mr_slices(Volume(phantom.head(seed, (112, 160, 128), (1.0, 1.0, 1.0))))
-        rng = np.random.default_rng(seed)
-        pixel = rng.uniform(330, 480) / size
-        return ct_slices(Volume(phantom.thorax(seed, (24, size, size), (rng.uniform(2, 5), pixel, pixel))))
-
-    return _cached(cache, f"{modality}-phantom-{seed}", ("phantom", seed, size if modality == "ct" else 0), make)
-
-
 def _cached(cache: Path, name: str, key: tuple, make: Callable[[], torch.Tensor]) -> CachedSlices:
     """What ``make()`` gives, from CACHE/<name>-<hash of name and key>.npy; the file is made where it is missing."""
     digest = hashlib.sha256(repr((VERSION, name, key)).encode()).hexdigest()[:16]
@@ -168,10 +155,12 @@ def _cached(cache: Path, name: str, key: tuple, make: Callable[[], torch.Tensor]
 class SliceSampler:
     """Draws random training images from stacks of slices.
 
-    Every group is equally likely, and every stack within a group, so that one real scan counts as much as a hundred
-    synthetic ones. Both kinds of image are mirrored left to right at random.
+    Every group is equally likely, and every stack within a group, so that many scans of one region do not outweigh a
+    few of another. Images of both modalities are mirrored left to right at random.
 
-    - CT: a random box of 75 to 100 % of either side, resized (antialiased) to ``size`` x ``size``.
+    - CT: a random box of 65 to 105 % of the slice, its sides apart by up to 12 % more or less, padded with zeros, which
+      are air, where it is larger, and resized (antialiased) to ``size`` x ``size``; a quarter of them first to 60 to
+      100 % of that, as scans of coarser pixels look.
     - MR: a random box of ``size`` pixels, each 1 to 1.5 voxels wide, padded with zeros where the slice is
       smaller; drawn again, a few times, if it is almost empty; times a random gain of 0.25 to 1, since the
       maximum that a volume is scaled by says little about its tissue.
@@ -188,7 +177,7 @@ class SliceSampler:
     def __init__(self, groups: Iterable[Sequence], size: int, modality: str):
         self.groups = [list(group) for group in groups if group]
         if not self.groups:
-            raise ValueError("no training data; accepted: at least one volume or synthetic phantom")
+            raise ValueError("no training data; accepted: at least one volume")
         self.size, self.modality = size, modality
 
     def batch(self, count: int, rng: np.random.Generator) -> torch.Tensor:
@@ -200,19 +189,23 @@ class SliceSampler:
         stack = group[rng.integers(len(group))]
         if self.modality == "ct":
             image = _random_slice(stack, rng)
-            image = _random_box(image, [round(side * rng.uniform(0.75, 1)) for side in image.shape], rng)
-            return self._resize(image if rng.random() < 0.5 else image.flip(-1))
+            part, aspect = np.exp(rng.uniform(np.log(0.65), np.log(1.05))), np.exp(rng.uniform(-0.06, 0.06))
+            image = _random_box(image, [max(1, round(side * part * stretch))
+                                        for side, stretch in zip(image.shape, (aspect, 1 / aspect))], rng)
+            if rng.random() < 0.25:
+                image = _resize(image, max(1, round(self.size * rng.uniform(0.6, 1))))
+            return _resize(image if rng.random() < 0.5 else image.flip(-1), self.size)
         side = round(self.size * rng.uniform(1, 1.5))
         for _ in range(5):
             image = _random_box(_random_slice(stack, rng), (side, side), rng)
             if image.std() > EMPTY:
                 break
         image = rng.uniform(0.25, 1) * image
-        return self._resize(image if rng.random() < 0.5 else image.flip(-2))
+        return _resize(image if rng.random() < 0.5 else image.flip(-2), self.size)
 
-    def _resize(self, image: torch.Tensor) -> torch.Tensor:
-        size = (self.size, self.size)
-        return F.interpolate(image[None, None], size, mode="bilinear", antialias=True, align_corners=False)[0, 0]
+
+def _resize(image: torch.Tensor, size: int) -> torch.Tensor:
+    return F.interpolate(image[None, None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0, 0]
 
 
 def _random_slice(stack: Any, rng: np.random.Generator) -> torch.Tensor:

@@ -24,7 +24,7 @@ def test_settings_versions_machine_and_digests_are_recorded(options):
 
 def test_the_program_is_the_code_of_all_rooms_that_runs_use_and_no_other(tmp_path):
     for name in ("recon_CBCT.py", "recon_MRI_ZSR.py", "train.py", "algorithms/noise/new.py", "op/fdk.cu",
-                 "utils/io/a.py", "utils/phantoms/head.py", "utils/train/a.py", "models/notes.md"):
+                 "utils/io/a.py", "utils/train/head.py", "utils/train/a.py", "models/notes.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
     changes = {}

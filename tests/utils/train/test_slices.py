@@ -16,7 +16,6 @@ from utils.train.slices import (
     ct_slices,
     find_volumes,
     mr_slices,
-    phantom_slices,
     volume_slices,
 )
 
@@ -108,15 +107,6 @@ def test_a_changed_volume_is_read_again(scan, reads, tmp_path, monkeypatch):
     assert (read(), read("mr")) == (2, 3)
     monkeypatch.setattr(utils.train.slices, "VERSION", -1)
     assert read() == 4
-
-
-def test_phantoms_are_cached_by_seed_and_size(tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(utils.train.slices.phantom, "thorax", lambda seed, shape, spacing: (
-        calls.append(seed), np.random.default_rng(seed).uniform(-1000, 1600, shape).astype(np.float32))[1])
-    for seed, size in [(1, 16), (1, 16), (2, 16), (1, 32)]:
-        assert phantom_slices(seed, "ct", size, tmp_path).shape == (24, size, size)
-    assert calls == [1, 2, 1]
 
 
 def test_nothing_half_made_stays_in_the_cache(scan, tmp_path, monkeypatch):
