@@ -48,7 +48,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     add("--batch-size", type=number(int, 1, 100_000), default=4, help="images a step, of each process")
     add("--lr", type=number(float, above=0, most=1), default=1e-3, help="peak; warms up, then falls to 0 as a cosine")
     add("--precision", choices=("auto", "float32", "bf16", "fp16"), default="auto",
-        help="of the network's layers; auto: bf16 on CUDA, float32 on the CPU")
+        help="of the network's layers; auto: half precision on CUDA, float32 on the CPU")
     add("--seed", type=number(int, 0, 2**63 - 1), default=0)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add("--save-every", type=number(int, 1, MANY), default=200, metavar="STEPS")
@@ -99,11 +99,11 @@ def set_up(args: Namespace, config: Any, device: Any, processes: Any) -> Any:
     import torch
 
     from models.checkpoint import load_weights
+    from models.precision import choose_precision
     from models.prior import score_settings
     from models.window import CT_WINDOW
     from utils.cli import choices
     from utils.io.intensity import MR_WINDOWS
-    from utils.train.precision import choose_precision
     from utils.train.slices import find_volumes
     from utils.train.training import Training
 
@@ -113,10 +113,10 @@ def set_up(args: Namespace, config: Any, device: Any, processes: Any) -> Any:
     find_volumes([*args.data, *args.validation])    # mistakes there are said before the long part
     if args.init:
         load_weights(network, args.init)
-    # On CUDA in the layout that convolutions in half precision are fastest in.
-    network.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format)
+    network.to(device, memory_format=torch.channels_last)       # the layout that convolutions are fastest in
     window = list(CT_WINDOW) if args.modality == "ct" else MR_WINDOWS[0]
-    precision = choose_precision(args.precision, device)
+    with input_errors("--precision"):
+        precision = choose_precision(args.precision, device)
     digest = hashlib.sha256(repr(sorted(config.to_dict().items())).encode()).hexdigest()[:12]
     training = Training(network, args.output, config.model.ema_rate, precision, processes,
                         {"modality": args.modality, "window": window} | score_settings(config),

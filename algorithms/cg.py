@@ -35,24 +35,28 @@ def cg(normal_operator: Callable[[torch.Tensor], torch.Tensor], b: torch.Tensor,
     x = x.clone()
     Np = normal_operator(x)
     r = b - Np
-    rr = _dot(r, r)
-    b_norm = math.sqrt(_dot(b, b))
-    stop = (10 * torch.finfo(x.dtype).eps * max(b_norm, math.sqrt(_dot(Np, Np)))) ** 2
+    rr = dot(r, r)
+    b_norm = math.sqrt(dot(b, b))
+    stop = (10 * torch.finfo(x.dtype).eps * max(b_norm, math.sqrt(dot(Np, Np)))) ** 2
     p = r.clone()
     done = 0
     while done < iterations and not rr <= stop:  # "not <=": NaN goes on and shows in the result
         Np = normal_operator(p)
-        curvature = _dot(p, Np)
+        curvature = dot(p, Np)
         if curvature <= 0:  # p lies in the null space: no step along it changes N x
             break
         alpha = rr / curvature
         x.add_(p, alpha=alpha)
         r.sub_(Np, alpha=alpha)
-        rr, rr_old = _dot(r, r), rr
+        rr, rr_old = dot(r, r), rr
         p.mul_(rr / rr_old).add_(r)
         done += 1
     return x, CGInfo(done, math.sqrt(rr) / (b_norm or 1.0))
 
 
-def _dot(u, v):
-    return torch.dot(u.flatten(), v.flatten()).item()
+PART = 1 << 30      # elements of a product: libraries count them in 32 bits
+
+
+def dot(u: torch.Tensor, v: torch.Tensor) -> float:
+    """The scalar product of two tensors of one shape, of any size."""
+    return sum(torch.dot(a, b).item() for a, b in zip(u.flatten().split(PART), v.flatten().split(PART)))

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from algorithms.cg import dot
+
 
 def dps(score: Any, problem: Any, w_dps: float) -> Callable:
     """Diffusion posterior sampling: follow the gradient of the misfit with respect to the noisy image x.
@@ -34,7 +36,7 @@ def dps(score: Any, problem: Any, w_dps: float) -> Callable:
     def guidance(x, x0, sigma):
         r = operator.A(x0) - y
         Wr = r if weights is None else weights * r
-        misfit = torch.dot(r.flatten(), Wr.flatten()).sqrt().item()
+        misfit = math.sqrt(dot(r, Wr))
         if misfit == 0:
             return torch.zeros_like(x)
         v = operator.A_T(Wr)

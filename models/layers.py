@@ -11,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from op.conv3x3 import conv3x3
+from op.group_norm_silu import group_norm_silu
 from op.upfirdn2d import upfirdn2d
 
 SQRT_HALF = math.sqrt(0.5)
+HALF = (torch.float16, torch.bfloat16)
 
 
 def variance_scaling_(weight: torch.Tensor, fan_in: int, fan_out: int, scale: float = 1.0) -> torch.Tensor:
@@ -52,6 +55,22 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
+def in_float32(x: torch.Tensor) -> torch.autocast:
+    """A context in which layers on x's device compute in float32, whatever the precision around it."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def norm_silu(norm: nn.GroupNorm, x: torch.Tensor, shift: torch.Tensor | None = None) -> torch.Tensor:
+    """``silu(norm(x + shift))`` of x [B, C, H, W] and shift [B, C]."""
+    return group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps, shift)
+
+
+def same_size(convolution: nn.Conv2d, x: torch.Tensor, residual: torch.Tensor | None = None,
+              scale: float = 1.0) -> torch.Tensor:
+    """``scale (convolution(x) + residual)``, of a 3 x 3 convolution that keeps H and W."""
+    return conv3x3(x, convolution.weight, convolution.get_parameter("bias"), residual, scale)
+
+
 class FIR(nn.Module):
     """Low-pass filtering with a small separable kernel, alone or with resampling by two.
 
@@ -74,7 +93,7 @@ class FIR(nn.Module):
         self.register_buffer("kernel", kernel * (gain / kernel.sum()), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return upfirdn2d(x, self.kernel.to(x.dtype), up=self.up, down=self.down, pad=self.pad)
+        return upfirdn2d(x, self.kernel, up=self.up, down=self.down, pad=self.pad)
 
 
 class GaussianFourierProjection(nn.Module):
@@ -114,7 +133,8 @@ class Attention(nn.Module):
         self.NIN_3 = NIN(channels, channels, init_scale)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.GroupNorm_0(x).flatten(2)
+        with in_float32(x):
+            h = self.GroupNorm_0(x.float() if x.dtype in HALF else x).flatten(2)
         query, key, value = (nin(h).transpose(1, 2) for nin in (self.NIN_0, self.NIN_1, self.NIN_2))
         h = F.scaled_dot_product_attention(query, key, value)     # scores scaled by C^-1/2
         h = self.NIN_3(h.transpose(1, 2)).view_as(x)
@@ -138,14 +158,14 @@ class ResidualBlock(nn.Module):
             self.Conv_2 = conv(channels_in, channels_out, 1)
 
     def forward(self, x: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
-        h = F.silu(self.GroupNorm_0(x))
+        h = norm_silu(self.GroupNorm_0, x)
         if self.resample:
             h, x = self.resample(h), self.resample(x)
-        h = self.Conv_0(h) + self.Dense_0(F.silu(temb))[:, :, None, None]
-        h = self.Conv_1(self.Dropout_0(F.silu(self.GroupNorm_1(h))))
+        h = same_size(self.Conv_0, h)
+        h = self.Dropout_0(norm_silu(self.GroupNorm_1, h, self.Dense_0(F.silu(temb))))
         if hasattr(self, "Conv_2"):
             x = self.Conv_2(x)
-        return (x + h) * SQRT_HALF
+        return same_size(self.Conv_1, h, residual=x, scale=SQRT_HALF)
 
 
 class PyramidDownsample(nn.Module):

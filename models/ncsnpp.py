@@ -1,7 +1,7 @@
 """NCSN++: the score network (Song et al. 2021), with the parameter names and order of published checkpoints."""
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from models.layers import (
     conv,
     dense,
     group_norm,
+    in_float32,
+    norm_silu,
 )
 
 # What is built, key by key; any other value is refused.
@@ -194,9 +196,10 @@ class NCSNpp(nn.Module):
     def _layers(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """The image that the layers make of x."""
         layer = iter(self.all_modules)
-        temb = next(layer)(torch.log(sigma))
-        temb = next(layer)(temb)
-        temb = next(layer)(F.silu(temb))
+        with in_float32(x):
+            temb = next(layer)(torch.log(sigma))
+            temb = next(layer)(temb)
+            temb = next(layer)(F.silu(temb))
 
         pyramid, h = x, next(layer)(x)
         skips = [h]
@@ -234,6 +237,7 @@ class NCSNpp(nn.Module):
 
 
 def _to_image(layer: Iterator[nn.Module], h: torch.Tensor) -> torch.Tensor:
-    """Features to an image through the next two layers: GroupNorm, swish, 3x3 convolution."""
-    norm, convolution = next(layer), next(layer)
-    return convolution(F.silu(norm(h)))
+    """Features to an image through the next two layers: GroupNorm, swish, 3x3 convolution, never in half precision."""
+    norm, convolution = cast(nn.GroupNorm, next(layer)), next(layer)
+    with in_float32(h):
+        return convolution(norm_silu(norm, h))

@@ -36,7 +36,8 @@ class Prior:
 
 
 def load_prior(network: torch.nn.Module, path: Path, config: Any, modality: str, device: torch.device, *,
-               batch_size: int = 8, image_size: int | None = None, progress: Callable = iter) -> Prior:
+               batch_size: int = 8, image_size: int | None = None, progress: Callable = iter,
+               precision: str = "float32") -> Prior:
     """The prior in a checkpoint file.
 
     Args:
@@ -48,12 +49,14 @@ def load_prior(network: torch.nn.Module, path: Path, config: Any, modality: str,
         batch_size: slices a network call.
         image_size: width of the slices; None: any is fine.
         progress: wraps the batches, for a progress bar.
+        precision: of the network's layers, a key of `models.precision.PRECISIONS`.
 
     Raises:
         ValueError: a file or a config that is not as described, or a prior for something else.
     """
     check_prior(load_weights(network, path), path, modality, config, image_size)
-    return Prior(SliceScore(network, batch_size, device, progress), config.model.sigma_min, config.model.sigma_max)
+    return Prior(SliceScore(network, batch_size, device, progress, precision), config.model.sigma_min,
+                 config.model.sigma_max)
 
 
 def check_levels(config: Any, sigma_min: float, sigma_max: float | None) -> float:

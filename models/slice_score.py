@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.precision import autocast
+
 log = logging.getLogger(__name__)
 
 
@@ -24,11 +26,15 @@ class SliceScore:
             memory is too small for that, half as many from then on.
         device: where it computes.
         progress: wraps the iterable of batches, for a progress bar.
+        precision: of the layers, a key of `models.precision.PRECISIONS`.
     """
 
-    def __init__(self, network: nn.Module, batch_size: int, device: torch.device | str, progress: Callable = iter):
-        self.network = network.to(device).eval().requires_grad_(False)
-        self.batch_size, self.device, self.progress = batch_size, device, progress
+    def __init__(self, network: nn.Module, batch_size: int, device: torch.device | str, progress: Callable = iter,
+                 precision: str = "float32"):
+        # Channels last is the layout that convolutions are fastest in.
+        self.network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.batch_size, self.device, self.progress = batch_size, torch.device(device), progress
+        self.precision = precision
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -77,9 +83,11 @@ class SliceScore:
             mode = "reflect" if pad[1] < width and pad[3] < height else "replicate"
             x = F.pad(x, pad, mode=mode)
         levels = torch.full((len(x),), sigma, device=self.device)
-        return self.network(x, levels)[..., :height, :width]
+        with autocast(self.precision, self.device):
+            return self.network(x, levels)[..., :height, :width].to(x.dtype)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether an allocation failed, on a GPU (a class of its own) or on the CPU (known by its text)."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether an allocation failed: on a GPU a class of its own, in a library or on the CPU known by its text."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(text in str(error) for text in (
+        "DefaultCPUAllocator", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory"))

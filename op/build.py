@@ -41,7 +41,7 @@ class Compiled:
     stream (void*, CUDA).
     """
     name: str
-    dtypes: tuple = (torch.float32,)
+    cuda: tuple = (torch.float32,)      # types of numbers that the CUDA code has; C++ has float32
 
     def choose(self, impl: str | None, *tensors: torch.Tensor) -> bool:
         """Whether the compiled code does the work.
@@ -58,9 +58,9 @@ class Compiled:
             raise ValueError(f"impl: expected 'reference', 'compiled' or None, found {impl!r}")
         if impl == "reference":
             return False
-        kinds = {(tensor.dtype, tensor.device) for tensor in tensors}
-        ((dtype, device), *others), source = kinds, self._source(tensors[0].device.type)
-        if not others and dtype in self.dtypes and source.is_file() and load(self.name, [source]) is not None:
+        (dtype, device), *others = {(tensor.dtype, tensor.device) for tensor in tensors}
+        dtypes, source = self.cuda if device.type == "cuda" else (torch.float32,), self._source(device.type)
+        if not others and dtype in dtypes and source.is_file() and load(self.name, [source]) is not None:
             return True
         if impl == "compiled":
             raise NotCompiled(f"{self.name}: no compiled code for {dtype} on {device}, or it could not be built here")
@@ -71,8 +71,8 @@ class Compiled:
 
         Args:
             function: its name.
-            arguments: contiguous tensors, NumPy arrays and structures go by their address; whole numbers as int64_t,
-                others as double.
+            arguments: dense tensors, NumPy arrays and structures go by their address, None as a null pointer; whole
+                numbers as int64_t, others as double.
 
         Raises:
             RuntimeError: with the function's own message.
@@ -94,6 +94,8 @@ class Compiled:
 
 
 def _as_c(argument):
+    if argument is None:
+        return ctypes.c_void_p()
     if isinstance(argument, torch.Tensor):
         return ctypes.c_void_p(argument.data_ptr())
     if isinstance(argument, np.ndarray):

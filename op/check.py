@@ -14,3 +14,8 @@ def check(name: str, tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor
         raise ValueError(f"{name}: expected floating point {list(shape)}, "
                          f"found {tensor.dtype} {list(tensor.shape)}")
     return tensor
+
+
+def without_gradient(*tensors: torch.Tensor | None) -> bool:
+    """Whether what is computed from these tensors needs no gradient."""
+    return not (torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors))

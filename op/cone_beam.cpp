@@ -40,7 +40,7 @@ struct Column {
         : source_z(view.source[2]), first_z(view.first[2] + u * view.step_u[2]), step_z(view.step_v[2]),
           pixel(joseph::first_pixel(n, index) + u) {
         const double x = view.first[0] + u * view.step_u[0], y = view.first[1] + u * view.step_u[1];
-        axis = std::abs(y) > std::abs(x), breadth = joseph::planes(n, 1 - axis);
+        axis = std::abs(y) > joseph::TIE * std::abs(x), breadth = joseph::planes(n, 1 - axis);
         source = view.source[axis], each = 1 / (axis ? y : x);
         source_across = view.source[1 - axis], across = axis ? x : y;
         length = std::hypot(x * n.voxel_x, y * n.voxel_y);

@@ -48,7 +48,7 @@ __global__ void backproject(const float* __restrict__ projections, float* __rest
 
 const char* check(const Sizes& n) {
     for (int64_t size : {n.det_rows, n.det_columns, n.depth, n.height, n.width})
-        if (size < 1 || size > 1 << 19) return "sides must be from 1 to 524288";     // 8 * 65535 blocks
+        if (size < 1 || size > 8 * 65535) return "sides must be from 1 to 524280";   // 65535 blocks of 8
     return nullptr;
 }
 

@@ -222,7 +222,7 @@ def _samples(rays, like):
     u = torch.arange(right - left, device=like.device)[:, None]
     for view, (source, first, step_u, step_v) in enumerate(rays.views.to(like.device).view(-1, 4, 3)):
         direction = first + u * step_u + v * step_v                     # [rows, columns, (x, y, z)]
-        steep = direction[..., 1].abs() > direction[..., 0].abs()
+        steep = direction[..., 1].abs() > (1 + 1e-9) * direction[..., 0].abs()     # TIE in joseph.h
         for axis, other, planes, breadth in (0, 1, width, height), (1, 0, height, width):
             p = torch.arange(planes, device=like.device)
             for chosen in (steep == axis).nonzero().split(max(1, CHUNK // planes)):

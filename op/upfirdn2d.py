@@ -2,9 +2,9 @@
 import torch
 import torch.nn.functional as F
 
-from op.build import Compiled
+from op.build import Compiled, NotCompiled
 
-COMPILED = Compiled("upfirdn2d", (torch.float32, torch.float64))
+COMPILED = Compiled("upfirdn2d", (torch.float32, torch.float64, torch.float16, torch.bfloat16))
 
 
 def upfirdn2d(x: torch.Tensor, kernel: torch.Tensor, up: int = 1, down: int = 1,
@@ -25,11 +25,11 @@ def upfirdn2d(x: torch.Tensor, kernel: torch.Tensor, up: int = 1, down: int = 1,
         up: integer factor, at least 1.
         down: the same.
         pad: (before, after), integers.
-        impl: "reference" (PyTorch), "compiled" (CUDA; float32 and float64) or None, which takes the compiled one
+        impl: "reference" (PyTorch), "compiled" (CUDA; CPU: float32 and a multiple of 8 channels), or None: compiled
             where it can be had and PyTorch elsewhere.
 
     Returns:
-        images [N, C, H', W'].
+        images [N, C, H', W'], in channels-last layout where `x` is.
 
     Raises:
         ValueError: an argument is not as described, or the result would be empty.
@@ -40,10 +40,14 @@ def upfirdn2d(x: torch.Tensor, kernel: torch.Tensor, up: int = 1, down: int = 1,
     if min(size) < 1:
         raise ValueError(f"upfirdn2d: x {list(x.shape)}, kernel {list(kernel.shape)}, up={up}, down={down}, "
                          f"pad={(before, after)} leave an empty image {size}")
-    kernel = kernel.to(x)
-    if COMPILED.choose(impl, x):
-        return _Compiled.apply(x, kernel, up, down, (before, before), tuple(size))
-    return _reference(x, kernel, up, down, before, after)
+    if impl not in (None, "reference", "compiled"):
+        raise ValueError(f"impl: expected 'reference', 'compiled' or None, found {impl!r}")
+    fits = x.device.type == "cuda" or (x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1] % 8 == 0)
+    if impl == "compiled" and not fits:
+        raise NotCompiled(f"upfirdn2d: no compiled code for {x.dtype}, {x.shape[1]} channels, on {x.device}")
+    if impl == "compiled" or (impl is None and fits):
+        return _upfirdn2d(x, kernel, up, down, before, before, *size, impl)
+    return _reference(x, kernel.to(x), up, down, (before, before), size)
 
 
 def _check(x, kernel, up, down, pad):
@@ -62,16 +66,18 @@ def _check(x, kernel, up, down, pad):
     return pad
 
 
-def _reference(x, kernel, up, down, before, after):
-    channels, (kh, kw) = x.shape[1], kernel.shape
+def _reference(x, kernel, up, down, before, size):
+    channels, (kh, kw), (top, left) = x.shape[1], kernel.shape, before
+    # What is missing after the last pixel, of the rows and columns that the result needs.
+    bottom, right = ((out - 1) * down + k - b - n * up for out, k, b, n in zip(size, (kh, kw), before, x.shape[2:]))
     if up > 1:
         # A transposed convolution: it inserts the zeros without storing them, and returns all pixels that
         # the kernel touches, as if kh - 1 (kw - 1) had been the padding.
         x = F.conv_transpose2d(x, kernel.expand(channels, 1, kh, kw), stride=up, groups=channels)
-        x = _pad(x, before - kh + 1, after - kh + up, before - kw + 1, after - kw + up)
+        x = _pad(x, top - kh + 1, bottom - kh + up, left - kw + 1, right - kw + up)
         return x[:, :, ::down, ::down]
-    inside = max(0, min(before, after))  # padding that the convolution does itself, without a copy
-    x = _pad(x, before - inside, after - inside, before - inside, after - inside)
+    inside = [max(0, min(ends)) for ends in ((top, bottom), (left, right))]     # what the convolution pads, uncopied
+    x = _pad(x, top - inside[0], bottom - inside[0], left - inside[1], right - inside[1])
     weight = kernel.flip(0, 1).expand(channels, 1, kh, kw)
     return F.conv2d(x, weight, stride=down, padding=inside, groups=channels)
 
@@ -84,23 +90,43 @@ def _pad(x, top, bottom, left, right):
     return x[:, :, max(-top, 0):height - max(-bottom, 0), max(-left, 0):width - max(-right, 0)]
 
 
-class _Compiled(torch.autograd.Function):
-    """The compiled version, with the padding before and the output size given for each axis, (y, x)."""
+def _layout(x):
+    last = x.device.type == "cpu" or (x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous())
+    return torch.channels_last if last else torch.contiguous_format
 
-    @staticmethod
-    def forward(ctx, x, kernel, up, down, before, size):
-        ctx.save_for_backward(kernel)
-        ctx.arguments = up, down, before, tuple(x.shape[2:])
-        x, kernel = x.contiguous(), kernel.contiguous()
-        y = x.new_empty(*x.shape[:2], *size)
-        numbers = (x.shape[0] * x.shape[1], *x.shape[2:], *kernel.shape, up, down, *before, *size)
-        COMPILED.call("upfirdn2d_" + str(x.dtype).removeprefix("torch."), x, kernel, y, *numbers)
-        return y
 
-    @staticmethod
-    def backward(ctx, grad):
-        # The adjoint is the same operation with the kernel flipped and up and down exchanged.
-        (kernel,) = ctx.saved_tensors
-        up, down, before, size = ctx.arguments
-        before = tuple(k - 1 - b for k, b in zip(kernel.shape, before))
-        return _Compiled.apply(grad, kernel.flip(0, 1), down, up, before, size), None, None, None, None, None
+# One node for torch.compile, whatever computes it.
+@torch.library.custom_op("iscs::upfirdn2d", mutates_args=())
+def _upfirdn2d(x: torch.Tensor, kernel: torch.Tensor, up: int, down: int, top: int, left: int, height: int, width: int,
+               impl: str | None) -> torch.Tensor:
+    layout = _layout(x)
+    y = torch.empty(*x.shape[:2], height, width, dtype=x.dtype, device=x.device, memory_format=layout)
+    if not COMPILED.choose(impl, x):
+        return y.copy_(_reference(x, kernel.to(x), up, down, (top, left), (height, width)))
+    kernel = kernel.to(x.device, x.dtype if x.dtype.itemsize > 2 else torch.float32).contiguous()
+    # Numbers that lie side by side, with the same taps: the channels of a pixel, or one.
+    planes, inner = (len(x), x.shape[1]) if layout == torch.channels_last else (len(x) * x.shape[1], 1)
+    COMPILED.call("upfirdn2d_" + str(x.dtype).removeprefix("torch."), x.contiguous(memory_format=layout), kernel, y,
+                  planes, inner, *x.shape[2:], *kernel.shape, up, down, top, left, height, width)
+    return y
+
+
+@_upfirdn2d.register_fake
+def _(x, kernel, up, down, top, left, height, width, impl):
+    return torch.empty(*x.shape[:2], height, width, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+
+
+def _keep(ctx, inputs, output):
+    x, kernel, *ctx.numbers, ctx.impl = inputs
+    ctx.save_for_backward(kernel)
+    ctx.size = x.shape[2:]
+
+
+def _adjoint(ctx, grad):
+    """The same operation with the kernel flipped and up and down exchanged."""
+    (kernel,), (up, down, top, left, *_) = ctx.saved_tensors, ctx.numbers
+    before = kernel.shape[0] - 1 - top, kernel.shape[1] - 1 - left
+    return _upfirdn2d(grad, kernel.flip(0, 1), down, up, *before, *ctx.size, ctx.impl), *[None] * 8
+
+
+_upfirdn2d.register_autograd(_adjoint, setup_context=_keep)

@@ -22,6 +22,7 @@ import recon_CBCT
 from algorithms.cg import cg
 from algorithms.noise.slerp import Slerp
 from models.ncsnpp import NCSNpp
+from models.precision import choose_precision
 from op import upfirdn2d
 from physics.backends import cone_beam_operator
 from physics.cone_beam import ConeBeam
@@ -29,7 +30,6 @@ from physics.fdk import fdk
 from physics.views import svct_views
 from utils.io.config import load_config
 from utils.io.geometry_file import read_geometry
-from utils.train.precision import choose_precision
 from utils.train.processes import Processes
 from utils.train.training import Training
 
@@ -133,7 +133,7 @@ def peak_memory(device):
             "operator = ConeBeam(g.select(svct_views(g, 60)))\n"
             "operator.A_T(operator.A(torch.rand(operator.domain_shape, device=d)))\n"
             "host = int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"        # Linux
-            "print(host / 2**20 if d == 'cpu' else torch.cuda.max_memory_allocated() / 2**30)")
+            "print(host / 2**20 if d == 'cpu' else torch.cuda.max_memory_allocated(d) / 2**30)")
     return float(subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True).stdout)
 
 
@@ -176,9 +176,9 @@ def training(device):
     path = ROOT / "configs" / "ve" / f"{name}.yaml"
     config = load_config(path)
     size = config.data.image_size
-    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-    ours = Training(NCSNpp(config).to(device, memory_format=layout), Path(os.devnull), config.model.ema_rate,
-                    choose_precision("auto", device), Processes(), {}, {})
+    network = NCSNpp(config).to(device, memory_format=torch.channels_last)
+    ours = Training(network, Path(os.devnull), config.model.ema_rate, choose_precision("auto", device), Processes(), {},
+                    {})
     plain, rate = NCSNpp(config).to(device), 1e-3
     adam = torch.optim.Adam(plain.parameters(), lr=rate)
     x0, eps, sigma = (draw(*shape, device=device) for draw, shape in (
@@ -238,7 +238,7 @@ def main():
         def call():
             result = function()
             if device.type == "cuda":
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(device)
             return result
         return call
 

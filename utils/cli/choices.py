@@ -95,6 +95,13 @@ NETWORKS = (
     Choice("ncsnpp", "NCSN++ (Song et al. 2021)", "models.ncsnpp:NCSNpp"),
 )
 
+PRECISIONS = (
+    Choice("auto", "is half precision on CUDA, float32 on a CPU"),
+    Choice("float32", "is the most exact"),
+    Choice("bf16", "is fast where the processor has it"),
+    Choice("fp16", "the same, with less range"),
+)
+
 PROJECTORS = (
     Choice("auto", "is native"),
     Choice("native", "is this program's own"),

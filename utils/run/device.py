@@ -56,5 +56,6 @@ def peak_memory() -> str:
         unit = 1 if sys.platform == "darwin" else 1024      # macOS counts bytes, Linux KiB
         words.append(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB")
     if torch.cuda.is_initialized():
-        words.append(f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB of the GPU")
+        most = max(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count()))
+        words.append(f"{most / 1e9:.2f} GB of the GPU")
     return ", ".join(words) or "unknown"

@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from models.precision import choose_precision
 from utils.io.files import content_digest, program_digest
 from utils.io.yaml_file import read_yaml, short
 
@@ -32,7 +33,7 @@ def record(options: Any, device: str) -> dict:
     given = vars(options)
     settings = {key: str(value.absolute()) if isinstance(value, Path) else value for key, value in given.items()
                 if key not in UNRECORDED}
-    settings["device"] = device
+    settings["device"], settings["precision"] = device, choose_precision(options.precision, torch.device(device))
     settings["digests"] = {key: content_digest(given[key]) for key in FILES if given.get(key)}
     settings["versions"] = {"program": program_digest(), "python": platform.python_version(),
                             "torch": str(torch.__version__), "numpy": np.__version__,

@@ -1,4 +1,5 @@
 """From options to the prior and the method that `algorithms.problem.reconstruct` is given."""
+import logging
 from functools import partial
 from typing import Any
 
@@ -6,10 +7,14 @@ import torch
 
 from algorithms.problem import Sampling, TotalVariation, Unconditional
 from algorithms.schedule import sigma_levels
+from models.precision import choose_precision, describe
 from models.prior import Prior, check_levels, load_prior
 from utils.cli import choices
+from utils.cli.messages import input_errors
 from utils.io.config import load_config
 from utils.run.progress import progress_bar
+
+log = logging.getLogger(__name__)
 
 
 def set_up(options: Any, device: torch.device, image_size: int | None = None,
@@ -34,7 +39,10 @@ def set_up(options: Any, device: torch.device, image_size: int | None = None,
         network = choices.named(choices.NETWORKS, config.model.name).load()(config)
     except ValueError as error:
         raise ValueError(f"{options.config_path}: {error}") from None
-    prior = load_prior(network, options.checkpoint_path, config, options.modality, device,
+    with input_errors("--precision"):
+        precision = choose_precision(options.precision, device)
+    log.info(f"network in {describe(precision, device)}")
+    prior = load_prior(network, options.checkpoint_path, config, options.modality, device, precision=precision,
                        batch_size=options.batch_size, image_size=image_size,
                        progress=lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
     noise = choices.named(choices.NOISE_CONTROLS, options.noise_control)

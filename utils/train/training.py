@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from models.checkpoint import EMA, load_weights, trainable
+from models.precision import autocast
 from utils.io.files import save_tensors
-from utils.train.precision import autocast
 from utils.train.processes import Processes
 
 # Training draws ln sigma from a normal distribution, as Karras et al. 2022 (EDM, section 5), within the levels of the
@@ -92,7 +92,7 @@ class Training:
         network: on its device; called with x [B, 1, H, W] and sigma [B], and has ``loss_weight(sigma)`` [B].
         folder: where checkpoint.pth and prior.pth are.
         ema_rate: of the averaged weights.
-        precision: a key of `utils.train.precision.PRECISIONS`.
+        precision: a key of `models.precision.PRECISIONS`.
         processes: that train together.
         prior: what the prior is, for both files.
         run: settings by name, that must stay as they are for a resumed run to be the uninterrupted one.

@@ -11,7 +11,6 @@ from torch import nn
 
 from models.checkpoint import EMA
 from utils.train.monitor import Monitor, denoising_errors, validation_levels
-from utils.train.precision import choose_precision
 from utils.train.processes import Processes, ahead, stop_signals
 from utils.train.training import averaged_weights, check_same_run, learning_rate, noise_levels
 
@@ -34,12 +33,6 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     rates = [learning_rate(step, 1000, 2.0) for step in range(1000)]
     assert rates[0] == 0.02 and max(rates) < 2 and rates[99] == pytest.approx(2, rel=0.03) and rates[-1] < 1e-4
     assert learning_rate(0, 1, 1.0) == 1
-
-
-def test_precision_is_chosen_by_the_device():
-    cpu, cuda = torch.device("cpu"), torch.device("cuda:0")
-    assert [choose_precision("auto", device) for device in (cpu, cuda)] == ["float32", "bf16"]
-    assert choose_precision("fp16", cpu) == "fp16"
 
 
 def test_averaged_weights_are_there_for_a_while():
