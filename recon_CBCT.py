@@ -46,14 +46,14 @@ def run(options: Any, stack: ExitStack) -> None:
     with input_errors(debug=options.debug):      # everything that can be wrong is found here
         with input_errors("--device"):
             device = choose_device(options.device, options.gpu)
-        scan, place, p = read_scan(options)
+        scan, place, source = read_scan(options)
         # At the most about a dozen volumes and two sets of projections are needed at a time.
         home = volumes_device(device, 12 * math.prod(scan.volume_shape) + 2 * scan.views * math.prod(scan.det_shape))
         shape = place.array.shape
         slices = (options.slice_begin, options.slice_end) if len(place.array) < scan.volume_shape[0] else (0, 0)
         with input_errors(f"--geometry {options.geometry}"):
             acquisition = Acquisition(scan.in_voxels(), chosen_views(options, scan), options.projector, slices,
-                                      measured=p is not None)
+                                      measured=bool(options.projections))
         if acquisition.doubt:
             log.warning(f"{options.geometry}: {acquisition.doubt}")
         prior, method = set_up(options, device, shape[2])
@@ -65,45 +65,45 @@ def run(options: Any, stack: ExitStack) -> None:
     if options.method == "uncondition":
         problem = Problem(initial=torch.zeros(shape[0], 1, *shape[1:], device=home), spacing=place.spacing[2])
     else:
-        run.save_text("geometry.yaml", geometry_text(scan.select(acquisition.views)))
-        problem = measure(options, run, acquisition, place, p, generator, home)
+        given = scan.select(acquisition.views).in_mm(place.spacing[::-1])
+        run.save_text("geometry.yaml", geometry_text(given))
+        problem = measure(options, run, acquisition, given, torch.from_numpy(source).to(home), generator)
     run.save("recon", posterior_mean(problem, prior, method, generator, run, options.samples, options.seed))
     run.finish()
 
 
-def measure(options: Any, run: "Run", acquisition: "Acquisition", place: Any, p: Any,
-            generator: "torch.Generator", home: "torch.device") -> "Problem":
+def measure(options: Any, run: "Run", acquisition: "Acquisition", given: Any, source: "torch.Tensor",
+            generator: "torch.Generator") -> "Problem":
     """The problem that the measurement poses, after the baselines; a ray of y is attenuated by exp(-attenuation y)."""
     import torch
 
     from algorithms.problem import Problem
     from models.window import CT_WINDOW
     from physics.noise import add_noise, poisson_weights, snr_db
-    from utils.io.volume import Volume
     from utils.run.progress import progress_bar
+    from utils.run.scan import as_measured
 
     attenuation = (CT_WINDOW[1] - CT_WINDOW[0]) / 1000 * acquisition.full.geometry.mu_water
     if options.data:
-        truth = torch.from_numpy(place.array)[:, None].to(home)
-        run.save("GT", truth)
-    if p is not None:
-        y = torch.from_numpy(p).div_(attenuation)[None].to(home)
+        run.save("GT", torch.from_numpy(run.template.array)[:, None])
+    if options.projections:
+        y = source.div_(attenuation)[None]
     else:
-        clean = acquisition.full.A(truth)
+        clean = acquisition.simulate(source[:, None])
         y = add_noise(clean, options.sino_noise, generator, attenuation)
         if options.sino_noise:
             log.info(f"measurement: SNR {snr_db(*map(acquisition.of_views, (clean, y))):.1f} dB")
-        lines, (dv, du) = attenuation * acquisition.of_views(y)[0], acquisition.few.geometry.det_spacing or (1.0, 1.0)
-        run.save_volume("measurement", Volume(lines.cpu().numpy(), (abs(du), abs(dv), 1.0)))
+        lines = attenuation * acquisition.of_views(y)[0]
+        run.save_volume("measurement", as_measured(lines, acquisition.few.geometry, given))
         del clean
-    if p is None or len(acquisition.views) < y.shape[1]:
+    if not options.projections or len(acquisition.views) < y.shape[1]:
         run.save("FBP-FV", acquisition.fdk_of_all(y))
     y = acquisition.of_views(y)
     run.save("FBP-LV", acquisition.fdk(y))
     weights = poisson_weights(acquisition.on_window(y), attenuation) if options.weights == "poisson" else None
     y, initial = acquisition.solvable(y, progress=lambda steps: progress_bar(steps, "SIRT", leave=False))
     run.save("IR", initial)
-    return Problem(operator=acquisition.operator, y=y, initial=initial, weights=weights, spacing=place.spacing[2])
+    return Problem(operator=acquisition.operator, y=y, initial=initial, weights=weights, spacing=given.voxel_size[0])
 
 
 if __name__ == "__main__":

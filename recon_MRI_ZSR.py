@@ -27,7 +27,7 @@ def run(options: Any, stack: ExitStack) -> None:
 
     from algorithms.problem import Problem
     from physics.noise import add_noise, snr_db
-    from physics.zsr import ZAverage, as_slices, as_volume
+    from physics.zsr import ZAverage, as_slices, as_volume, thick_slices
     from utils.io.intensity import scale_from_unit, scale_to_unit
     from utils.run.device import choose_device, volumes_device
     from utils.run.run import Run
@@ -55,7 +55,7 @@ def run(options: Any, stack: ExitStack) -> None:
     if options.method != "uncondition":
         # 2. The measurement, thick slices and noise; and the baseline, from the measurement alone.
         run.save("GT", truth)
-        clean = operator.A(truth)
+        clean = thick_slices(truth, options.degree, options.oversample)
         y = add_noise(clean, options.sino_noise, generator)
         if options.sino_noise:
             log.info(f"measurement: SNR {snr_db(clean, y):.1f} dB")

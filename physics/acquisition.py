@@ -50,6 +50,19 @@ class Acquisition:
         if end - begin < depth:
             self.operator = cone_beam_operator(geometry.slab(begin, end).select(views).crop(*self.window), projector)
 
+    def simulate(self, x: torch.Tensor) -> torch.Tensor:
+        """Line integrals [1, views, v, u] of all views, of x [D, 1, H, W] or of x on a grid that is n times finer.
+
+        On the grid of the reconstruction the measurement agrees with the operator exactly, which no scanner's does.
+
+        Raises:
+            ValueError: another shape than [n D, 1, n H, n W].
+        """
+        times = len(x) // self.full.domain_shape[0]
+        if times < 2:
+            return self.full.A(x)
+        return cone_beam_operator(self.full.geometry.finer(times), self.projector).A(x).div_(times)
+
     def fdk_of_all(self, y: torch.Tensor) -> torch.Tensor:
         """FDK of the wanted slices [slices, 1, H, W] from all views y [1, views, v, u]."""
         return self._fdk(y, self.full)

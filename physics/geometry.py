@@ -13,10 +13,12 @@ UNITS = ("mm", "voxel")
 NUMBERS = {                                                     # how many, and what they must be
     "det_shape": (2, "whole"), "det_spacing": (2, "nonzero"), "det_offset": (2, "finite"),
     "src_dist": (1, "positive"), "det_dist": (1, "positive"), "mu_water": (1, "positive"),
-    "volume_shape": (3, "whole"), "voxel_size": (3, "positive"), "volume_centre": (3, "finite")}
-LENGTHS = ("src_dist", "det_dist", "det_spacing", "det_offset", "view_vectors", "voxel_size", "volume_centre")
+    "volume_shape": (3, "whole"), "voxel_size": (3, "positive"), "volume_centre": (3, "finite"),
+    "isocentre": (3, "finite")}
+LENGTHS = ("src_dist", "det_dist", "det_spacing", "det_offset", "view_vectors", "voxel_size", "volume_centre",
+           "isocentre")
 AXES = {2: " (v, u)", 3: " (z, y, x)", None: ", one a view"}    # what several numbers are
-ALWAYS = ("det_shape", "det_offset", "volume_centre")           # the others may be None
+ALWAYS = ("det_shape", "det_offset", "volume_centre", "isocentre")     # the others may be None
 CIRCLE = ("angles", "src_dist", "det_dist", "det_spacing")      # what a circular scan needs, beside det_shape
 
 
@@ -45,6 +47,7 @@ class ConeGeometry:
     volume_shape: Numbers = None            # voxels (D, H, W) = (z, y, x)
     voxel_size: Numbers = None              # (z, y, x)
     volume_centre: Numbers = (0.0, 0.0, 0.0)        # (z, y, x), from the isocentre
+    isocentre: Numbers = (0.0, 0.0, 0.0)    # (z, y, x) in the patient: no ray depends on it, only where volumes lie
     unit: str = "mm"                        # of every length; "voxel": a voxel is 1 along x
     mu_water: Number = None                 # attenuation of water, per unit of length
 
@@ -194,6 +197,37 @@ class ConeGeometry:
     def moved_grid(self, volume_shape: tuple, volume_centre: tuple) -> "ConeGeometry":
         """The same scan of voxels of the same size in another place (z, y, x)."""
         return replace(self, volume_shape=volume_shape, volume_centre=volume_centre)
+
+    def finer(self, times: int) -> "ConeGeometry":
+        """The same scan of `times` as many voxels along every axis, which are the unit of length."""
+        return replace(self, volume_shape=[times * count for count in self.volume_shape], unit="mm",
+                       voxel_size=np.divide(self.voxel_size, times)).in_voxels()
+
+    def in_mm(self, voxel_size: Sequence[float]) -> "ConeGeometry":
+        """The scan in mm; where the voxel is the unit, the one that meets the same voxels drawn out to `voxel_size`.
+
+        Voxels (z, y, x) that are no cubes make rays that rise longer or shorter (see `ray_lengths`), and of the
+        source's circle an ellipse where they are wider than high, which view vectors describe.
+        """
+        if self.unit == "mm":
+            return self
+        z, y, x = np.divide(voxel_size, self.voxel_size)
+        new = dict(voxel_size=voxel_size, unit="mm", mu_water=self.mu_water and self.mu_water / x,
+                   **{name: getattr(self, name) * np.array((z, y, x)) for name in ("volume_centre", "isocentre")})
+        if self.view_vectors or not math.isclose(x, y, rel_tol=1e-6):
+            vectors = (self.vectors.reshape(-1, 4, 3) * (x, y, z)).reshape(-1, 12)
+            return replace(self, angles=(), src_dist=None, det_dist=None, det_spacing=None, det_offset=(0, 0),
+                           view_vectors=vectors, **new)
+        return replace(self, src_dist=x * self.src_dist, det_dist=x * self.det_dist,
+                       det_spacing=self.det_spacing * np.array((z, x)), det_offset=self.det_offset * np.array((z, x)),
+                       **new)
+
+    @property
+    def ray_lengths(self) -> np.ndarray:
+        """Distance from the source to every pixel: float64 [views, v, u]."""
+        source, centre, step_u, step_v = self.vectors.reshape(-1, 4, 1, 1, 3).transpose(1, 0, 2, 3, 4)
+        v, u = (np.arange(count) - (count - 1) / 2 for count in self.det_shape)
+        return np.linalg.norm(centre - source + v[:, None, None] * step_v + u[:, None] * step_u, axis=-1)
 
     def slab(self, begin: int, end: int) -> "ConeGeometry":
         """The same scan of slices begin to end (half-open) of the volume alone."""

@@ -2,6 +2,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import interpolate
 
 from physics.operator import LinearOperator
 
@@ -35,6 +36,20 @@ class ZAverage(LinearOperator):
 
     def _pseudo_inverse(self, y):
         return y.repeat_interleave(self.factor, dim=-1)
+
+
+def thick_slices(x: torch.Tensor, factor: int, oversample: int = 1) -> torch.Tensor:
+    """The measurement [H, 1, W, D / factor] of x [H, 1, W, D]: what `ZAverage` gives.
+
+    With `oversample` above 1 it averages that many times as many planes as thin, linear between those of x: a thick
+    slice then has something of its neighbours, as it would not exactly agree with the operator in a scanner either.
+
+    Raises:
+        ValueError: as `ZAverage`.
+    """
+    if oversample > 1:
+        x = interpolate(x, (x.shape[2], oversample * x.shape[3]), mode="bilinear")
+    return ZAverage(x.shape, oversample * factor).A(x)
 
 
 def as_slices(volume: torch.Tensor) -> torch.Tensor:

@@ -245,6 +245,8 @@ def _check_scan(options: Options, error: Callable) -> None:
         error("--projections needs --geometry: the scan that they were measured with, see configs/geometry")
     if options.sino_noise:
         error(f"--sino-noise {options.sino_noise:g}: measured projections have their own noise; accepted: 0")
+    if options.oversample > 1:
+        error(f"--oversample {options.oversample}: measured projections are not simulated; accepted: 1")
     if options.method == "uncondition":
         error("--method uncondition uses no projections; leave --projections out")
     if options.flat is not None and options.i0 is not None:

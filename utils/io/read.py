@@ -41,18 +41,17 @@ def read_volume(path: str | Path, orientation: str | None = None, series: str | 
     return volume.oriented(orientation) if orientation else volume
 
 
-def read_unit_ct(path: str | Path, begin: int, end: int, size: int, window: tuple[float, float],
+def read_unit_ct(path: str | Path, begin: int, end: int, window: tuple[float, float],
                  series: str | None = None) -> Volume:
     """Slices ``begin`` to ``end`` of a CT in HU as a prior of ``window`` (HU that 0 and 1 stand for) sees them.
 
-    The axes are L, P, S, so that slices count from the feet; the values are clamped to the window, then resized to
-    ``size`` x ``size``. It is said which slices these are, what lies beyond the window, and what speaks against HU.
+    The axes are L, P, S, so that slices count from the feet; the values are clamped to the window, to be resized after
+    that. It is said which slices these are, what lies beyond the window, and what speaks against HU.
 
     Args:
         path: as in `read_volume`.
         begin: first slice.
         end: slice after the last; both 0: all.
-        size: pixels of the result, H and W.
         window: (low, high) in HU.
         series: as in `read_volume`.
 
@@ -70,6 +69,6 @@ def read_unit_ct(path: str | Path, begin: int, end: int, size: int, window: tupl
         if below or above:
             log.info("%s: %d voxels above %g HU (up to %g) and %d below %g (down to %g) are clamped to that", path,
                      above, window[1], most, below, window[0], least)
-        return volume.with_array(scale_to_unit(volume.array, *window)).resize(size)
+        return volume.with_array(scale_to_unit(volume.array, *window))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

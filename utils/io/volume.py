@@ -1,4 +1,5 @@
 """A volume and where its voxels lie in the patient: reorder, crop, resize."""
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,6 +35,11 @@ class Volume:
     def axes(self) -> np.ndarray:
         """The 3x3 matrix whose columns are one step (mm) along x, y and z, in LPS."""
         return np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing)
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Where the volume's centre lies (mm), x, y, z in LPS."""
+        return np.asarray(self.origin) + self.axes @ (np.subtract(self.array.shape[::-1], 1) / 2)
 
     def with_array(self, array: np.ndarray | torch.Tensor) -> "Volume":
         """The same place in the patient with other values (a tensor or an array of the same shape).
@@ -128,6 +134,17 @@ class Volume:
         return self._moved(array[:, 0].numpy(), ((step_x - 1) / 2, (step_y - 1) / 2, 0),
                            (self.spacing[0] * step_x, self.spacing[1] * step_y, self.spacing[2]))
 
+    def finer(self, size: int, times: int) -> "Volume":
+        """The volume that `resize` to ``size`` gives, on a grid that is ``times`` finer along x, y and z.
+
+        In the plane from these voxels, which may be as fine; along z linear between them.
+        """
+        plane = self.resize(times * size)
+        slices = torch.from_numpy(np.ascontiguousarray(plane.array)).flatten(1)
+        slices = F.interpolate(slices[None, None], (times * len(slices), slices.shape[1]), mode="bilinear")
+        return plane._moved(slices.numpy().reshape(-1, *plane.array.shape[1:]), (0, 0, (1 / times - 1) / 2),
+                            (*plane.spacing[:2], plane.spacing[2] / times))
+
     def thicken(self, array: np.ndarray | torch.Tensor, factor: int) -> "Volume":
         """The volume of ``array``, whose slices each stand for ``factor`` of this one's along z."""
         array = np.asarray(array, dtype=np.float32)
@@ -151,7 +168,7 @@ def slice_axis(volume: Volume, wanted: str | None = None) -> int:
     return largest if volume.spacing[largest] >= THICK * sorted(volume.spacing)[1] else 2
 
 
-def empty_volume(shape: tuple, voxel_size: tuple, centre: tuple) -> Volume:
+def empty_volume(shape: tuple, voxel_size: tuple, centre: Sequence[float]) -> Volume:
     """A volume of zeros [D, H, W] that takes no memory; voxel size and centre (mm) are in the order z, y, x."""
     origin = [c - (count - 1) / 2 * size for c, count, size in zip(centre, shape, voxel_size)]
     return Volume(np.broadcast_to(np.float32(0), shape), tuple(voxel_size[::-1]), tuple(origin[::-1]))

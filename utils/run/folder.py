@@ -50,9 +50,10 @@ def prior_name(options: Any) -> str:
 def parent_folder(options: Any, modality: str) -> Path:
     """<output-dir>/<config name>/<data name>/[CBCT/]<task>-<degree>/<method>/<problem>, for "ct" or "mr".
 
-    Of measured projections, <problem> is "measured", else the noise that was simulated.
+    Of measured projections, <problem> is "measured", else the noise that was simulated, and how much finer.
     """
     problem = "measured" if getattr(options, "projections", None) else noise_label(options.sino_noise)
+    problem += f"-oversample-{options.oversample}" * (options.oversample > 1)
     return Path(options.output_dir, prior_name(options), data_name(options), *["CBCT"] * (modality == "ct"),
                 task_label(options), options.method, problem)
 

@@ -1,8 +1,10 @@
 """From options to the scan that is reconstructed, and the volume whose place the result has."""
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from models.window import CT_WINDOW
 from physics.geometry import ConeGeometry
@@ -18,11 +20,11 @@ from utils.io.volume import Volume, empty_volume, slice_axis
 log = logging.getLogger(__name__)
 
 
-def read_scan(options: Any) -> tuple[ConeGeometry, Volume, np.ndarray | None]:
-    """The scan on its whole grid, the wanted slices in unit intensities, and measured line integrals [views, v, u].
+def read_scan(options: Any) -> tuple[ConeGeometry, Volume, np.ndarray]:
+    """The scan on its whole grid, the wanted slices in unit intensities, and what the measurement is made from.
 
-    Simulated, the scan is that of the volume's own voxels, and there are no line integrals. Measured, the volume is
-    the reference, or without one its place, empty.
+    Measured, that are line integrals [views, v, u], and the volume is the reference, or without one its place, empty.
+    Simulated, it is the volume [D, H, W] or a finer one, whose shadow the scan's detector is cut to.
 
     Raises:
         ValueError, OSError: files that are not as described, or do not go together.
@@ -71,11 +73,33 @@ def chosen_views(options: Any, scan: ConeGeometry) -> list[int]:
 
 def _simulated(options):
     scan = read_geometry(options.geometry, "mu_water")
-    volume = read_unit_ct(options.data, options.slice_begin, options.slice_end, options.recon_size, CT_WINDOW,
-                          options.series)
-    with input_errors(f"--recon-size {options.recon_size} with --geometry {options.geometry}"):
+    own = read_unit_ct(options.data, options.slice_begin, options.slice_end, CT_WINDOW, options.series)
+    size, finer = options.recon_size, options.oversample
+    volume = own.resize(size)
+    with input_errors(f"--recon-size {size} with --geometry {options.geometry}"):
         scan = scan.on_grid(volume.array.shape, volume.spacing[::-1] if scan.unit == "mm" else (1.0, 1.0, 1.0))
-    return scan, volume, None
+        top, bottom, left, right = scan.window
+        if top < bottom and left < right:       # else the operator says what is wrong
+            scan = scan.crop(top, bottom, left, right)
+    unit = np.ones(3) if scan.unit == "mm" else volume.spacing[::-1]
+    scan = replace(scan, isocentre=np.divide(volume.centre[::-1], unit) - scan.volume_centre)
+    if finer > 1:
+        log.info(f"the measurement is simulated on a grid that is {finer} times finer, of "
+                 f"{' x '.join(str(finer * count) for count in volume.array.shape)} voxels")
+    return scan, volume, own.finer(size, finer).array if finer > 1 else volume.array
+
+
+def as_measured(y: torch.Tensor, simulated: ConeGeometry, given: ConeGeometry) -> Volume:
+    """Line integrals of attenuation y [views, v, u] of a scan as a scanner of the geometry ``given`` measures them.
+
+    Args:
+        y: of the scan ``simulated``, in its unit of length.
+        simulated: with a voxel for a unit.
+        given: the same scan, `ConeGeometry.in_mm`.
+    """
+    longer = given.ray_lengths / simulated.ray_lengths * (simulated.voxel_size[2] / given.voxel_size[2])
+    dv, du = given.det_spacing or (1.0, 1.0)
+    return Volume(y.cpu().numpy() * longer.astype(np.float32), (abs(du), abs(dv), 1.0))
 
 
 def _measured(options):
@@ -87,9 +111,9 @@ def _measured(options):
         z, y, x = scan.voxel_size
         scan = scan.on_grid((depth, options.recon_size, options.recon_size),
                             (z, y * height / options.recon_size, x * width / options.recon_size))
-    place = empty_volume(scan.volume_shape, scan.voxel_size, scan.volume_centre)
+    place = empty_volume(scan.volume_shape, scan.voxel_size, np.add(scan.volume_centre, scan.isocentre))
     if options.data:
-        place = read_unit_ct(options.data, 0, 0, scan.volume_shape[2], CT_WINDOW, options.series)
+        place = read_unit_ct(options.data, 0, 0, CT_WINDOW, options.series).resize(scan.volume_shape[2])
         if place.array.shape != scan.volume_shape:
             raise ValueError(f"{options.data}: {' x '.join(map(str, place.array.shape))} voxels (z, y, x) are no "
                              f"reference for the {' x '.join(map(str, scan.volume_shape))} of {options.geometry}")

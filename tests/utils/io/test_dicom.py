@@ -98,7 +98,7 @@ def test_slope_and_intercept_of_each_slice(tmp_path):
 
 
 def test_a_ct_as_the_prior_sees_it(tmp_path):
-    array = read_unit_ct(write(tmp_path / "scan", volume()), 1, 5, 16, (-1000, 1600), series="7").array
+    array = read_unit_ct(write(tmp_path / "scan", volume()), 1, 5, (-1000, 1600), series="7").array
     assert array.shape == (4, 16, 16) and 0 <= array.min() < array.max() <= 1
 
 
@@ -455,7 +455,7 @@ def test_folders_inside_that_hold_series_are_named(tmp_path):
 
 def test_another_modality_than_the_wanted_is_refused(tmp_path):
     folder = write(tmp_path / "scan", volume(), **{"0008|0060": "MR"})
-    for read in (lambda: read_series(folder, modality="ct"), lambda: read_unit_ct(folder, 0, 0, 16, (-1000, 1600))):
+    for read in (lambda: read_series(folder, modality="ct"), lambda: read_unit_ct(folder, 0, 0, (-1000, 1600))):
         with pytest.raises(ValueError, match="modality MR; accepted: CT$"):
             read()
     assert len(read_series(folder, modality="mr").array) == 6

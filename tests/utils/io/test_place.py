@@ -104,7 +104,7 @@ def test_slices_of_a_ct_count_from_the_feet_and_it_is_said(tmp_path, axes, caplo
     height = grid(affine, (8, 8, 8))[..., 2]
     bone = np.abs(height - height.min() - 4) < 1
     path = write(tmp_path / "ct.nii", affine, values=np.where(bone, 300, -1000).astype("f4"))
-    volume = read_unit_ct(path, 2, 4, 8, (-1000, 1600))
+    volume = read_unit_ct(path, 2, 4, (-1000, 1600))
     assert volume.array[0].min() == pytest.approx(0.5) and volume.array[1].max() == 0
     assert volume.origin[2] == height.min() + 4
     low = height.min() + 3
@@ -116,12 +116,12 @@ def test_a_ct_says_what_is_clamped_and_what_is_no_hu(tmp_path, caplog):
     values = np.full((8, 8, 4), -1000, np.float32)
     values[2:5, 2:5] = 40
     values[3, 3, :2], values[0, 0, 0] = (3000, 2500), -1024
-    read_unit_ct(write(tmp_path / "metal.nii", np.eye(4), values=values), 0, 0, 8, (-1000, 1600))
+    read_unit_ct(write(tmp_path / "metal.nii", np.eye(4), values=values), 0, 0, (-1000, 1600))
     assert "metal.nii: 2 voxels above 1600 HU (up to 3000) and 1 below -1000 (down to -1024) are clamped" in caplog.text
-    read_unit_ct(write(tmp_path / "raw.nii", np.eye(4), values=values + 1024), 0, 0, 8, (-1000, 1600))
+    read_unit_ct(write(tmp_path / "raw.nii", np.eye(4), values=values + 1024), 0, 0, (-1000, 1600))
     assert "raw.nii: values from 0 to 4024, many of them near 1024" in caplog.text
     with pytest.raises(ValueError, match="unit.nii: values from .* are no HU"):
-        read_unit_ct(write(tmp_path / "unit.nii", np.eye(4), values=values / 3000), 0, 0, 8, (-1000, 1600))
+        read_unit_ct(write(tmp_path / "unit.nii", np.eye(4), values=values / 3000), 0, 0, (-1000, 1600))
 
 
 def test_the_sform_comes_first_and_a_qform_elsewhere_is_said(tmp_path, caplog):
