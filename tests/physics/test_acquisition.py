@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import avg_pool3d
 
 from physics.acquisition import Acquisition
 from physics.geometry import ConeGeometry
@@ -50,6 +51,17 @@ def test_a_simulation_is_what_its_operator_says():
     y = acquisition.full.A(x)
     rest, initial = acquisition.solvable(y)
     assert torch.equal(rest, acquisition.operator.A(x)) and torch.equal(initial, sirt(y, acquisition.few))
+
+
+def test_a_finer_volume_has_the_line_integrals_of_the_volume():
+    scan = replace(WIDE, voxel_size=(1, 2, 2), isocentre=(3, 4, 5)).in_voxels()
+    acquisition = Acquisition(scan, range(60))
+    fine = torch.zeros(15, 1, 192, 192)
+    fine[3:12, :, 50:120, 60:150] = 1
+    coarse = avg_pool3d(fine.transpose(0, 1), 3).transpose(0, 1)
+    y, expected = acquisition.simulate(fine), acquisition.full.A(coarse)
+    assert y.shape == expected.shape and 1e-4 < (y - expected).norm() / expected.norm() < 0.1
+    assert torch.equal(acquisition.simulate(coarse), expected)
 
 
 @pytest.mark.parametrize("slices", [(3, 3), (0, 6), (-1, 2)])

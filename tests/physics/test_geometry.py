@@ -36,6 +36,22 @@ def scan(request):
     return ConeGeometry(**SCANS[request.param])
 
 
+def test_in_mm_the_same_rays_meet_the_same_voxels():
+    scan = ConeGeometry(angles=(0, 33, 90), src_dist=30, det_dist=20, det_shape=(9, 12), det_spacing=(2, -2),
+                        det_offset=(1, 2), volume_shape=(4, 7, 6), volume_centre=(1, 0, -2), isocentre=(5, 6, 7),
+                        unit="voxel", mu_water=0.01)
+    x = torch.rand(4, 1, 7, 6)
+    for size in ((3, 2, 2), (3, 2.5, 2)):
+        new = scan.in_mm(size)
+        assert new.unit == "mm" and new.voxel_size == size and bool(new.view_vectors) == (size[1] != size[2])
+        assert new.isocentre == tuple(np.multiply(size, scan.isocentre)) and new.mu_water == 0.005
+        assert np.allclose(new.project(new.corners), scan.project(scan.corners))
+        longer = torch.as_tensor(new.ray_lengths / scan.ray_lengths, dtype=torch.float32)
+        assert torch.allclose(ConeBeam(new).A(x)[0], ConeBeam(scan).A(x)[0] * longer, atol=1e-4)
+    metric = ConeGeometry(**CIRCLE)
+    assert metric.in_mm((1, 2, 3)) is metric
+
+
 class TestValue:
     def test_repr_evaluates_back(self, scan):
         assert eval(repr(scan)) == scan and hash(eval(repr(scan))) == hash(scan)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from physics.zsr import ZAverage
+from physics.zsr import ZAverage, thick_slices
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4, 6, 12])
@@ -22,6 +22,17 @@ def test_pseudo_inverse():
     assert torch.allclose(operator.A_T(y), operator.A_dagger(y) / 4)
     projection = operator.A_dagger(operator.A(x))       # orthogonal, since A_dagger is Moore-Penrose
     assert torch.allclose((x - projection).flatten() @ projection.flatten(), torch.tensor(0.0), atol=1e-4)
+
+
+def test_thick_slices_of_a_finer_grid_are_alike_where_the_volume_is_linear():
+    line = torch.arange(12.0).expand(3, 1, 5, 12)
+    y = thick_slices(line, 3)
+    assert torch.equal(y, ZAverage(line.shape, 3).A(line))
+    finer = thick_slices(line, 3, oversample=4)
+    assert finer.shape == y.shape and torch.allclose(finer[..., 1:-1], y[..., 1:-1], atol=1e-5)
+    edge = torch.zeros(1, 1, 1, 12)
+    edge[..., 6:] = 1
+    assert thick_slices(edge, 3)[..., 1] == 0 and 0 < thick_slices(edge, 3, oversample=2)[..., 1] < 0.1
 
 
 @pytest.mark.parametrize("shape, factor", [((2, 1, 3, 8), 1), ((2, 1, 3, 8), 0), ((2, 1, 3, 8), 2.5),

@@ -127,7 +127,9 @@ def _of_solution(modality: str) -> dict[str, list[Flag]]:
             Flag("seed", number(int, 0, 2**63 - 1), "N", "of all random numbers", 42),
             Flag("batch-size", number(int, 1, 100_000), "N", "slices a network call; they change no result", 8),
             chosen("precision", choices.PRECISIONS, "of the network's layers", "auto"),
-            Flag("output-dir", Path, "FOLDER", "where the run's folder goes", Path("results")),
+            Flag("output-dir", Path, "FOLDER", 'where the run\'s folder goes, and a link "latest" to it',
+                 Path("results")),
+            Flag("output", Path, "FOLDER", "the run's folder itself, new or empty, instead of one below --output-dir"),
             Flag("save-intermediates", truth, "true|false", "also write the volume estimated at every noise level",
                  False, options=BARE),
             Flag("no-report", truth, "true|false", "leave out report.html, the page with metrics and a viewer of the "

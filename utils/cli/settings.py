@@ -224,11 +224,14 @@ def _check(options: Options, error: Callable) -> None:
         _check_scan(options, error)
     elif options.data is None:
         error("--data is missing; give an MRI volume")
-    folder = options.output_dir
+    if options.output is not None and os.path.isdir(options.output) and os.listdir(options.output):
+        error(f"--output {options.output}: there are files in it; accepted: a folder that is new or empty")
+    flag, wanted = ("--output", options.output) if options.output else ("--output-dir", options.output_dir)
+    folder = wanted
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-        error(f"--output-dir {options.output_dir}: cannot be written ({folder} is "
+        error(f"{flag} {wanted}: cannot be written ({folder} is "
               f"{'not writable' if os.path.isdir(folder) else 'not a folder'})")
 
 

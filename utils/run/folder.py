@@ -2,7 +2,7 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,31 @@ def parent_folder(options: Any, modality: str) -> Path:
     problem += f"-oversample-{options.oversample}" * (options.oversample > 1)
     return Path(options.output_dir, prior_name(options), data_name(options), *["CBCT"] * (modality == "ct"),
                 task_label(options), options.method, problem)
+
+
+def run_folder(options: Any, modality: str) -> Path:
+    """The folder of a new run: ``options.output``, or one in `parent_folder` that "latest" in the output folder names.
+
+    Raises:
+        ValueError: there are files in ``options.output``.
+    """
+    if options.output is None:
+        folder = new_folder(parent_folder(options, modality))
+        link_latest(Path(options.output_dir), folder)
+        return folder
+    options.output.mkdir(parents=True, exist_ok=True)
+    if any(options.output.iterdir()):
+        raise ValueError(f"{options.output}: there are files in it; accepted: a folder that is new or empty")
+    return options.output
+
+
+def link_latest(output: Path, folder: Path) -> None:
+    """Let the link "latest" in ``output`` lead to ``folder``, where links can be made and no file has that name."""
+    link, new = output / "latest", output / f".latest-{os.getpid()}"
+    if link.is_symlink() or not link.exists():
+        with suppress(OSError):
+            new.symlink_to(os.path.relpath(folder, output), target_is_directory=True)
+            os.replace(new, link)
 
 
 def new_folder(parent: Path) -> Path:

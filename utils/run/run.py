@@ -21,7 +21,7 @@ from utils.io.volume import Volume
 from utils.io.yaml_file import yaml_text
 from utils.run.device import peak_memory
 from utils.run.figure import save_panel
-from utils.run.folder import data_name, is_complete, new_folder, owned, parent_folder, task_label
+from utils.run.folder import data_name, is_complete, owned, run_folder, task_label
 from utils.run.metrics import by_slice, evaluate
 from utils.run.progress import Progress, print_line
 from utils.run.provenance import record
@@ -39,10 +39,10 @@ class NotFinite(FloatingPointError):
 class Run(Observer):
     """The folder of one run and what belongs there; also the observer of `algorithms.reconstruct`.
 
-    The folder is a new one, named by `utils.run.folder.parent_folder` and the time, or that of an interrupted run,
-    ``options.resume``. It gets the settings at once, volumes as they are saved, and the rest from `finish`. It is held
-    for this process from the start until the end of a ``with`` statement that the run is to be used in; an error that
-    ends the statement carries ``run_folder``, from which the run can go on.
+    The folder is a new one, see `utils.run.folder.run_folder`, or that of an interrupted run, ``options.resume``. It
+    gets the settings at once, volumes as they are saved, and the rest from `finish`. It is held for this process from
+    the start until the end of a ``with`` statement that the run is to be used in; an error that ends the statement
+    carries ``run_folder``, from which the run can go on.
 
     Args:
         options: an object with the options as attributes; it is not changed.
@@ -73,7 +73,7 @@ class Run(Observer):
 
         low, high = map(float, window)
         self.settings = record(options, device) | {"intensities": {"low": low, "high": high}}
-        self.folder: Path = options.resume or new_folder(parent_folder(options, modality))
+        self.folder: Path = options.resume or run_folder(options, modality)
         with ExitStack() as held:
             held.enter_context(owned(self.folder))
             if is_complete(self.folder):

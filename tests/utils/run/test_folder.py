@@ -7,7 +7,7 @@ import pytest
 
 from utils.io.files import ROOT, plain_name
 from utils.run import folder
-from utils.run.folder import new_folder, noise_label, owned, parent_folder, prior_name
+from utils.run.folder import new_folder, noise_label, owned, parent_folder, prior_name, run_folder
 
 
 def test_the_folder_names_what_was_run(options, tmp_path):
@@ -44,6 +44,26 @@ def test_priors_of_one_config_do_not_share_a_folder(options):
 
 def test_two_runs_in_the_same_second_do_not_share_a_folder(tmp_path):
     assert len({new_folder(tmp_path) for _ in range(5)}) == 5
+
+
+def test_latest_leads_to_the_run_that_began_last(options, tmp_path):
+    for _ in range(2):
+        found = run_folder(options(), "ct")
+        assert (tmp_path / "results/latest").resolve() == found and found.is_relative_to(tmp_path / "results/prior")
+    (tmp_path / "results/latest").unlink()
+    (tmp_path / "results/latest").write_text("mine")
+    run_folder(options(), "ct")
+    assert (tmp_path / "results/latest").read_text() == "mine"
+
+
+def test_a_folder_of_ones_own_is_used_as_it_is_when_nothing_is_in_it(options, tmp_path):
+    wanted = tmp_path / "a" / "b"
+    for _ in range(2):
+        assert run_folder(options(output=wanted), "ct") == wanted and wanted.is_dir()
+    assert not (tmp_path / "results").exists()
+    (wanted / "mine").touch()
+    with pytest.raises(ValueError, match="b: there are files in it"):
+        run_folder(options(output=wanted), "ct")
 
 
 @pytest.mark.parametrize("level, label", [(0, "clean"), (0.5, "gaussian-0.5"), (99.0, "gaussian-99"),
