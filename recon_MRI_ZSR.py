@@ -8,7 +8,8 @@ from typing import Any
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)     # Ctrl-C while all this is imported: no traceback
 
-from utils.cli.messages import failures, input_errors, set_up_logging
+from utils.cli.messages import input_errors
+from utils.cli.process import process
 from utils.cli.settings import parse_args
 from utils.io.yaml_file import read_yaml
 
@@ -17,8 +18,7 @@ log = logging.getLogger(__name__)
 
 def main(argv: list[str] | None = None) -> None:
     options = parse_args("mr", argv, read_yaml)
-    set_up_logging(options.verbosity)
-    with failures(options.debug), ExitStack() as stack:
+    with process(options), ExitStack() as stack:
         run(options, stack)
 
 

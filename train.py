@@ -22,6 +22,7 @@ from typing import Any
 
 from utils.cli.flags import Parser
 from utils.cli.messages import failures, input_errors, set_up_logging
+from utils.cli.threads import use_threads
 from utils.cli.types import existing_file, existing_path, number
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
         help="of the network's layers; auto: half precision on CUDA, float32 on the CPU")
     add("--seed", type=number(int, 0, 2**63 - 1), default=0)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    add("--threads", type=number(int, 1, 10_000), metavar="N",
+        help="of the processor (default: OMP_NUM_THREADS, else one for each core that the process may use)")
     add("--save-every", type=number(int, 1, MANY), default=200, metavar="STEPS")
     add("--validate-every", type=number(int, 1, MANY), default=500, metavar="STEPS", help="with --validation")
     add("--sample-every", type=number(int, 0, MANY), default=1000, metavar="STEPS", help="0: never")
@@ -73,6 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     with failures():
         args = parse_args(argv)
         set_up_logging(0)
+        use_threads(args.threads)
         from utils.io.config import load_config
         from utils.io.files import clear_partial
         from utils.run.device import choose_device

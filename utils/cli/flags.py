@@ -124,6 +124,8 @@ def _of_solution(modality: str) -> dict[str, list[Flag]]:
         "running": [
             Flag("gpu", number(int, 0, 1000), "K", "CUDA device index, where CUDA is used", 0),
             Flag("device", str, "D", "auto, cpu, cuda or cuda:K", "auto"),
+            Flag("threads", number(int, 1, 10_000), "N", "of the processor (default: OMP_NUM_THREADS, else one for "
+                                                         "each core that the process may use)"),
             Flag("seed", number(int, 0, 2**63 - 1), "N", "of all random numbers", 42),
             Flag("batch-size", number(int, 1, 100_000), "N", "slices a network call; they change no result", 8),
             chosen("precision", choices.PRECISIONS, "of the network's layers", "auto"),

@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 
 from tqdm import tqdm
 
+from utils.cli.threads import usable_cores
 from utils.evaluation.grid import Cell, Grid
 from utils.evaluation.records import Record, Records, folder_name
 from utils.evaluation.samples import mean_made
@@ -80,7 +81,7 @@ def run_all(todo: list[Job], jobs: dict[str, Job], records: Records, workers: in
     running: dict[int, tuple[Job, subprocess.Popen, float]] = {}
     environment = dict(os.environ)
     if workers > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (usable_cores() or os.cpu_count() or 1) // workers)))
 
     def end_runs():
         for pid in running:

@@ -15,7 +15,7 @@ from utils.io.yaml_file import read_yaml, short
 log = logging.getLogger(__name__)
 
 # Of the options, those that change no voxel.
-UNRECORDED = ("resume", "source", "output", "debug", "verbosity", "preset", "environment", "modality")
+UNRECORDED = ("resume", "source", "output", "threads", "debug", "verbosity", "preset", "environment", "modality")
 FILES = ("data", "projections", "flat", "dark", "bad_pixels", "geometry", "checkpoint_path", "config_path")
 
 
