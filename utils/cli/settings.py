@@ -113,32 +113,28 @@ CONDITIONS: dict[str, Callable[[dict], bool]] = {
     "demo-prior": lambda known: known["own"].isdisjoint({"checkpoint_path", "config_path"}),
     "own-prior": lambda known: "checkpoint_path" in known["own"],
     "from-noise": lambda known: known.get("method") == "uncondition" or not known.get("use_init", False),
-} | {task.name: lambda known, name=task.name: known.get("task") == name for task in choices.TASKS}
+} | {task.name: lambda known, name=task.name: known.get("task") == name for task in choices.TASKS} | {
+    method.name: lambda known, name=method.name: known.get("method", "DDS") == name for method in choices.METHODS}
 
 
 def _preset(modality: str, given: dict, earlier: dict, flags: dict, read_yaml: Callable) -> dict:
     """The settings of --preset NAME.
 
     configs/presets/NAME.yaml has a section for each modality, and in it sections that hold under `CONDITIONS`, the
-    later ones first.
+    later ones first; before them those of another preset, where ``like`` names one.
     """
     name = given.get("preset")
     if name is None or earlier:
         return {}
-    path = PRESETS / f"{name}.yaml"
     known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
     if name not in known:
         raise ValueError(f"--preset: {name!r}; accepted: {', '.join(known)}{nearest(name, known)}")
     found: dict = {}
-    tree = read_yaml(path)
-    sections = tree.get(modality, {}) if isinstance(tree, dict) else None
-    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
-        raise ValueError(f"{path}: {modality}: accepted are sections, named by {', '.join(CONDITIONS)}, of flags")
-    for words, settings in sections.items():
-        for word in str(words).split():
+    for path, words, settings in _sections(modality, PRESETS / f"{name}.yaml", read_yaml):
+        for word in words.split():
             if word not in CONDITIONS:
                 raise ValueError(f"{path}: {modality}.{words}: accepted are sections named by {', '.join(CONDITIONS)}")
-        if all(CONDITIONS[word](found | given | {"own": set(given)}) for word in str(words).split()):
+        if all(CONDITIONS[word](found | given | {"own": set(given)}) for word in words.split()):
             texts = {}
             for key, value in settings.items():
                 if key.replace("-", "_") not in flags:
@@ -149,6 +145,19 @@ def _preset(modality: str, given: dict, earlier: dict, flags: dict, read_yaml: C
                 texts[key.replace("-", "_")] = text
             found |= _from_texts(modality, texts, str(path))
     return found
+
+
+def _sections(modality: str, path: Path, read_yaml: Callable) -> list[tuple[Path, str, dict]]:
+    """The file, name and settings of every section for a modality; those of the preset that a file is like first."""
+    tree = read_yaml(path)
+    sections = tree.get(modality, {}) if isinstance(tree, dict) else None
+    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+        raise ValueError(f"{path}: {modality}: accepted are sections, named by {', '.join(CONDITIONS)}, of flags")
+    base = PRESETS / f"{tree['like']}.yaml" if "like" in tree else None
+    if base and (base == path or not base.exists()):
+        raise ValueError(f"{path}: like: {tree['like']}; accepted is the name of another preset")
+    return ((_sections(modality, base, read_yaml) if base else [])
+            + [(path, str(words), settings) for words, settings in sections.items()])
 
 
 def _made(values: dict) -> list[choices.Choice]:

@@ -87,7 +87,7 @@ BAD = [
     (["--num-cg", "3", "--method", "DDNM"], "not part of DDNM"),
     (["--resum", "x"], "unrecognized arguments: --resum x; did you mean --resume?"),
     (["--noise-control", "slurp"], "did you mean SLERP?"),
-    (["--preset", "fats"], "--preset: 'fats'; accepted: fast, published; did you mean fast?"),
+    (["--preset", "fats"], "--preset: 'fats'; accepted: best, fast, published; did you mean fast?"),
     (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
 ]
 
@@ -211,6 +211,26 @@ def test_a_preset_makes_room_for_what_is_given(files, tmp_path):
     assert (fresh.NFE, fresh.sigma_max) == (100, 50)
     published = parse_args("ct", ["--preset", "published", "--task", "LACT", "--degree", "90", *files])
     assert (published.NFE, published.num_cg, published.sigma_max, published.renoise_method) == (30, 10, 5, "DDPM")
+
+
+def test_a_preset_may_be_like_another(tmp_path):
+    def options(*flags):
+        return parse_args("ct", ["--preset", "best", "--output-dir", str(tmp_path), *flags])
+
+    assert (options().NFE, options().data.exists(), options().num_cg, options().w_tv) == (20, True, 10, 0.03)
+    assert (options("--task", "LACT").sigma_max, options("--task", "LACT").dual) == (5, 0.7)
+    assert options("--method", "ADMM-TV").w_tv == 3        # the weights are those of one method
+    assert options("--num-cg", "4").num_cg == 4
+
+
+@pytest.mark.parametrize("like", ["nothing", "loop"])
+def test_a_preset_like_none_or_itself_is_refused(tmp_path, monkeypatch, capsys, like):
+    (tmp_path / "loop.yaml").write_text(f"like: {like}\nct: {{}}\n")
+    monkeypatch.setattr(settings, "PRESETS", tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        parse_args("ct", ["--preset", "loop", "--output-dir", str(tmp_path)])
+    assert caught.value.code == 2
+    assert f"loop.yaml: like: {like}; accepted is the name of another preset" in capsys.readouterr().err
 
 
 def test_settings_from_the_environment_come_before_the_preset_and_after_the_flags(monkeypatch, tmp_path):
