@@ -72,7 +72,8 @@ def jumps(volumes: dict[str, Volume], slice_axis: int) -> str:
     limit = float(np.quantile(images.get("GT", images[next(iter(images))]), 0.995)) * 1.5 or 1.0
     sizes = [first.array.shape[axis] * first.spacing[2 - axis] for axis in axes]
     height, width = (size for k, size in enumerate(sizes) if k != across)
-    return _pictures(images, limit, height / width, f"Steps from slice to slice in the middle {view} plane")
+    return _pictures({name: (image, height / width) for name, image in images.items()}, limit,
+                     f"Steps from slice to slice in the middle {view} plane")
 
 
 def spread(std: Volume, volumes: dict[str, Volume]) -> str:
@@ -85,22 +86,26 @@ def spread(std: Volume, volumes: dict[str, Volume]) -> str:
     limit, text = 3 * float(np.quantile(std.array, 0.95)) or 1.0, []
     for title, array in rows.items():
         shown = upright(array, std.direction)
-        images = {f"{title}, {view}": shown.take(shown.shape[k] // 2, k) for k, view in enumerate(VIEWS)}
-        text.append(_pictures(images, limit, max(sizes[1] / sizes[2], sizes[0] / sizes[2]), title.capitalize()))
+        images = {}
+        for k, view in enumerate(VIEWS):
+            height, width = (size for across, size in enumerate(sizes) if across != k)
+            images[f"{title}, {view}"] = shown.take(shown.shape[k] // 2, k), height / width
+        text.append(_pictures(images, limit, title.capitalize()))
     return "".join(text)
 
 
-def _pictures(images: dict[str, np.ndarray], limit: float, ratio: float, label: str) -> str:
-    """Images [height, width] side by side, from 0, black, to ``limit``, as one picture in an <img>."""
+def _pictures(images: dict[str, tuple[np.ndarray, float]], limit: float, label: str) -> str:
+    """Images and their height to width, side by side, from 0, black, to ``limit``, as one picture in an <img>."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    ratio = float(np.clip(ratio, 0.2, 2))
+    ratios = {name: float(np.clip(ratio, 0.2, 2)) for name, (_, ratio) in images.items()}
+    ratio = max(ratios.values())
     figure = Figure(figsize=(4 * len(images), 4 * ratio + 0.35), facecolor="black")
     figure.subplots_adjust(0.005, 0.01, 0.995, 4 * ratio / (4 * ratio + 0.35), 0.01)
     FigureCanvasAgg(figure)
-    for axis, (name, image) in zip(figure.subplots(1, len(images), squeeze=False)[0], images.items()):
-        axis.imshow(image, cmap="inferno", vmin=0, vmax=limit, aspect="auto")
+    for axis, (name, (image, _)) in zip(figure.subplots(1, len(images), squeeze=False)[0], images.items()):
+        axis.imshow(image, cmap="inferno", vmin=0, vmax=limit, aspect=ratios[name] * image.shape[1] / image.shape[0])
         axis.set(xticks=[], yticks=[])
         axis.set_title(name_of(name), fontsize=9, color="white")
     file = io.BytesIO()
