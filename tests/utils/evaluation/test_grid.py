@@ -173,8 +173,8 @@ def test_a_file_that_is_no_grid(tmp_path, capsys, text, reason):
 
 @pytest.mark.parametrize("name, baseline", [("demo", "independent"), ("evidence", "best, independent noise")])
 def test_the_grids_of_the_repository(tmp_path, monkeypatch, name, baseline):
-    for scan in ("ct/chest_LIDC-IDRI-0314", "ct/trunk_3mm", "ct/head_visible_man", "ct/hip_sts_044", "mr/T1_stroke_brain",
-                 "mr/T1_head_fnndsc"):
+    for scan in ("ct/chest_LIDC-IDRI-0314", "ct/trunk_3mm", "ct/head_visible_man", "ct/hip_sts_044",
+                 "mr/T1_stroke_brain", "mr/T1_head_fnndsc"):
         (tmp_path / scan).parent.mkdir(exist_ok=True)
         (tmp_path / f"{scan}.nii.gz").touch()
     monkeypatch.setenv("ISCS_DATA", str(tmp_path))
