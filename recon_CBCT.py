@@ -56,7 +56,7 @@ def run(options: Any, stack: ExitStack) -> None:
                                       measured=bool(options.projections))
         if acquisition.doubt:
             log.warning(f"{options.geometry}: {acquisition.doubt}")
-        prior, method = set_up(options, device, shape[2])
+        prior, method = set_up(options, device, place, 0)
         run = stack.enter_context(Run(options, modality="ct", template=place, to_volume=lambda x: x[:, 0],
                                       window=CT_WINDOW, slice_axis=0, device=str(device)))
     log.info(f"{options.method}: {' x '.join(map(str, shape))} voxels, {len(acquisition.views)} of {scan.views} views, "

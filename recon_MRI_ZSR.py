@@ -45,7 +45,7 @@ def run(options: Any, stack: ExitStack) -> None:
         home = volumes_device(device, 12 * truth.numel())     # at the most a dozen volumes are needed at a time
         truth = as_slices(truth).to(home)
         operator = ZAverage(truth.shape, options.degree)
-        prior, method = set_up(options, device)
+        prior, method = set_up(options, device, volume, 1)
         run = stack.enter_context(Run(options, modality="mr", template=volume, to_volume=as_volume, window=window,
                                       slice_axis=1, device=str(device)))
     log.info(f"{options.method} {options.task}-{options.degree}: {' x '.join(map(str, volume.array.shape))} voxels, on "

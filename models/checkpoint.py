@@ -16,7 +16,7 @@ UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, Lookup
 
 
 # What programs call weights, averaged weights, and put before the names of tensors.
-STATES = ("model", "state_dict", "model_state_dict", "net")
+STATES = ("model", "state_dict", "model_state_dict", "model_state", "net")
 AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "params_ema")
 PREFIXES = ("_orig_mod.", "module.")
 

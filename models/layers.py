@@ -96,6 +96,20 @@ class FIR(nn.Module):
         return upfirdn2d(x, self.kernel, up=self.up, down=self.down, pad=self.pad)
 
 
+def resampling(taps: Sequence[float] | None, direction: str) -> nn.Module:
+    """What halves ("down") or doubles ("up") H and W: `FIR`, or without taps means of 2 x 2 pixels and repetition."""
+    if taps:
+        return FIR(taps, direction)
+    return nn.AvgPool2d(2) if direction == "down" else nn.Upsample(scale_factor=2)
+
+
+def positions(time: torch.Tensor, size: int) -> torch.Tensor:
+    """Sines and cosines of a time [B] at size / 2 frequencies from 1 to 1 / 10000 (Ho et al. 2020): [B, size]."""
+    rates = torch.exp(-math.log(10000) * torch.arange(size // 2, device=time.device) / (size // 2 - 1))
+    phase = time[:, None] * rates.to(time.dtype)
+    return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
 class GaussianFourierProjection(nn.Module):
     """Fixed random Fourier features of log(sigma): [B] -> [B, 2 * size]."""
 
@@ -144,10 +158,10 @@ class Attention(nn.Module):
 class ResidualBlock(nn.Module):
     """BigGAN residual block with noise-level conditioning; ``resample`` is None, "up" or "down"."""
 
-    def __init__(self, channels_in: int, channels_out: int, temb: int, taps: Sequence[float],
+    def __init__(self, channels_in: int, channels_out: int, temb: int, taps: Sequence[float] | None,
                  resample: str | None = None, dropout: float = 0.0, init_scale: float = 0.0):
         super().__init__()
-        self.resample = FIR(taps, resample) if resample else None
+        self.resample = resampling(taps, resample) if resample else None
         self.GroupNorm_0 = group_norm(channels_in)
         self.Conv_0 = conv(channels_in, channels_out, 3)
         self.Dense_0 = dense(temb, channels_out)

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.layers import (
-    FIR,
     SQRT_HALF,
     Attention,
     GaussianFourierProjection,
@@ -21,11 +20,13 @@ from models.layers import (
     group_norm,
     in_float32,
     norm_silu,
+    positions,
+    resampling,
 )
 
 # What is built, key by key; any other value is refused.
 SUPPORTED = {
-    "training.sde": ("vesde",),
+    "training.sde": ("vesde", "vpsde"),
     "training.continuous": (True,),
     "training.preconditioning": ("none", "edm"),
     "data.num_channels": (1,),
@@ -35,7 +36,7 @@ SUPPORTED = {
     "model.normalization": ("GroupNorm",),
     "model.nonlinearity": ("swish",),
     "model.conditional": (True,),
-    "model.fir": (True,),
+    "model.fir": (True, False),
     "model.resamp_with_conv": (True,),
     "model.skip_rescale": (True,),
     "model.resblock_type": ("biggan",),
@@ -43,7 +44,7 @@ SUPPORTED = {
     "model.progressive_input": ("none", "input_skip", "residual"),
     "model.progressive_combine": ("sum",),
     "model.attention_type": ("ddpm",),
-    "model.embedding_type": ("fourier",),
+    "model.embedding_type": ("fourier", "positional"),
     "model.conv_size": (3,),
 }
 
@@ -76,6 +77,12 @@ def check_config(config: Any) -> None:
     if config.training.preconditioning == "edm" and not model.scale_by_sigma:
         raise ValueError("model.scale_by_sigma: False is not supported with training.preconditioning: edm; "
                          "accepted: True")
+    if config.training.preconditioning == "edm" and config.training.sde != "vesde":
+        raise ValueError(f"training.sde: {config.training.sde!r} is not supported with training.preconditioning: edm; "
+                         "accepted: 'vesde'")
+    if not model.fir and (model.progressive, model.progressive_input) != ("none", "none"):
+        raise ValueError("model.fir: False is not supported with a pyramid; accepted: True, or progressive and "
+                         "progressive_input: none")
     if not 0 < model.sigma_min < model.sigma_max:
         raise ValueError(f"model.sigma_min, model.sigma_max: {model.sigma_min}, {model.sigma_max}; "
                          "accepted: 0 < sigma_min < sigma_max")
@@ -86,6 +93,8 @@ SIGMA_DATA = 0.5    # of images in [-1, 1] (Karras et al. 2022)
 
 class NCSNpp(nn.Module):
     """Score of a variance-exploding diffusion, s(x, sigma) = grad log p_sigma(x).
+
+    Of a variance-preserving one (``training.sde: vpsde``) the noise in x, and sigma is the time 999 t.
 
     The layers stand in ``all_modules`` in order of use; together with the buffer ``sigmas`` that is the checkpoint
     format.
@@ -117,7 +126,8 @@ class NCSNpp(nn.Module):
         self.progressive_input = model.progressive_input
         self.multiple = 2 ** (len(model.ch_mult) - 1)
 
-        nf, taps = model.nf, list(model.fir_kernel)
+        nf, taps = model.nf, list(model.fir_kernel) if model.fir else None
+        self.positional = nf if model.embedding_type == "positional" else None
         levels = [nf * multiplier for multiplier in model.ch_mult]    # channels of each level
         has_attention = [config.data.image_size // 2**level in model.attn_resolutions
                          for level in range(len(levels))]
@@ -128,11 +138,11 @@ class NCSNpp(nn.Module):
 
         sigmas = np.exp(np.linspace(math.log(model.sigma_max), math.log(model.sigma_min), model.num_scales))
         self.register_buffer("sigmas", torch.tensor(sigmas, dtype=torch.float32))
-        self.pyramid_down = FIR(taps, "down")      # FIR filters hold no parameters
-        self.pyramid_up = FIR(taps, "up")
+        self.pyramid_down = resampling(taps, "down")      # filters hold no parameters
+        self.pyramid_up = resampling(taps, "up")
 
-        modules = [GaussianFourierProjection(nf, model.fourier_scale),
-                   dense(2 * nf, 4 * nf), dense(4 * nf, 4 * nf), conv(image, nf, 3)]
+        modules: list[nn.Module] = [] if self.positional else [GaussianFourierProjection(nf, model.fourier_scale)]
+        modules += [dense(nf if self.positional else 2 * nf, 4 * nf), dense(4 * nf, 4 * nf), conv(image, nf, 3)]
         channels, pyramid_channels = nf, image
         skips = [channels]
         self.down_plan, self.up_plan = [], []      # per level: has attention, is followed by resampling
@@ -150,7 +160,7 @@ class NCSNpp(nn.Module):
                 if self.progressive_input == "input_skip":
                     modules.append(PyramidSum(pyramid_channels, channels))
                 elif self.progressive_input == "residual":
-                    modules.append(PyramidDownsample(pyramid_channels, channels, taps))
+                    modules.append(PyramidDownsample(pyramid_channels, channels, list(model.fir_kernel)))
                     pyramid_channels = channels
                 skips.append(channels)
 
@@ -197,7 +207,7 @@ class NCSNpp(nn.Module):
         """The image that the layers make of x."""
         layer = iter(self.all_modules)
         with in_float32(x):
-            temb = next(layer)(torch.log(sigma))
+            temb = positions(sigma, self.positional) if self.positional else next(layer)(torch.log(sigma))
             temb = next(layer)(temb)
             temb = next(layer)(F.silu(temb))
 

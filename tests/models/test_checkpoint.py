@@ -2,6 +2,7 @@
 import os
 import pickle
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models.checkpoint import EMA, load_weights, read_checkpoint, trainable
-from models.prior import check_prior, score_settings
-from utils.io.config import load_config
+from models.prior import check_own_words, score_settings
 from utils.io.files import save_tensors
+from utils.io.prior_file import read_prior
 
 
 class Network(nn.Module):
@@ -142,20 +143,19 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]
 
 
-def test_a_prior_says_what_it_is_for(caplog, data_dir):
-    config = load_config(data_dir / "ncsnpp_tiny.yaml")
-    size = config.data.image_size
-    prior = {"modality": "ct", "window": [-1000.0, 1600.0], **score_settings(config)}
-    check_prior({"prior": prior}, "a.pth", "ct", config, size)
-    check_prior({"a": torch.ones(1)}, "a.pth", "mr", config, 7)     # a published one says nothing
-    check_prior({"prior": {"modality": "ct", "window": [-1000, 1600], "image_size": size}}, "a.pth", "ct", config, size)
-    assert not caplog.records
-    check_prior({"prior": prior}, "a.pth", "ct", config, 999)
-    assert f"images of {size} pixels on slices of 999" in caplog.text
+@pytest.fixture
+def card(data_dir):
+    return read_prior("a.pth", data_dir / "ncsnpp_tiny.yaml")[0]
+
+
+def test_a_checkpoint_agrees_with_its_card(card):
+    own = {"modality": "ct", "window": [-1000.0, 1600.0], **score_settings(card.architecture)}
+    check_own_words({"prior": own}, "a.pth", card)
+    check_own_words({"a": torch.ones(1)}, "a.pth", card)     # a published one says nothing
     with pytest.raises(ValueError, match="a.pth: a prior of CT slices; accepted: MR"):
-        check_prior({"prior": prior}, "a.pth", "mr", config)
-    with pytest.raises(ValueError, match="window .*-160, 240.* accepted"):
-        check_prior({"prior": prior | {"window": [-160, 240]}}, "a.pth", "ct", config, size)
+        check_own_words({"prior": own}, "a.pth", replace(card, modality="mr"))
+    with pytest.raises(ValueError, match=r"a.pth: a prior of CT in the window .*; its card says \[-160, 240\]"):
+        check_own_words({"prior": own}, "a.pth", replace(card, modality="ct", window=(-160, 240)))
 
 
 @pytest.mark.parametrize("key, value, named", [
@@ -163,11 +163,10 @@ def test_a_prior_says_what_it_is_for(caplog, data_dir):
     ("fir_kernel", [1, 2, 2, 1], "model.fir_kernel: .1, 2, 2, 1."),
     ("preconditioning", "edm", "training.preconditioning: edm"),
     ("scale_by_sigma", False, "model.scale_by_sigma"), ("attn_resolutions", [8], "model.attn_resolutions")])
-def test_a_prior_is_used_with_the_config_that_it_was_trained_with(data_dir, key, value, named):
-    config = load_config(data_dir / "ncsnpp_tiny.yaml")
-    prior = {"modality": "mr", **score_settings(config), key: value}
+def test_a_prior_is_used_with_the_config_that_it_was_trained_with(card, key, value, named):
+    own = {"modality": "mr", **score_settings(card.architecture), key: value}
     with pytest.raises(ValueError, match=f"a.pth: a prior with {named}"):
-        check_prior({"prior": prior}, "a.pth", "mr", config)
+        check_own_words({"prior": own}, "a.pth", card)
 
 
 @pytest.mark.parametrize("stored", [

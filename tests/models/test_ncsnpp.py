@@ -64,7 +64,7 @@ def test_every_architecture_uses_all_its_parameters(config, progressive, progres
     ("model", "resblock_type", "ddpm"), ("model", "progressive", "residual"), ("model", "fir", False),
     ("model", "conv_size", 5), ("model", "fir_kernel", [1, 2, 1]), ("model", "nf", 10), ("model", "ch_mult", []),
     ("model", "num_res_blocks", 0), ("model", "sigma_min", 500), ("data", "num_channels", 3),
-    ("data", "image_size", 33), ("training", "sde", "vpsde"), ("model", "nf", 36),
+    ("data", "image_size", 33), ("training", "sde", "subvpsde"), ("model", "nf", 36),
     ("training", "preconditioning", "vp"),
     ("model", "fir_kernel", [0, 0, 0, 0]), ("model", "ema_rate", 7.0),
 ])

@@ -92,7 +92,12 @@ RENOISE_METHODS = (
 )
 
 NETWORKS = (
-    Choice("ncsnpp", "NCSN++ (Song et al. 2021)", "models.ncsnpp:NCSNpp"),
+    Choice("ncsnpp", "NCSN++ and DDPM++ of score_sde (Song et al. 2021)", "models.ncsnpp:NCSNpp"),
+    Choice("adm", "U-Net of guided diffusion (Dhariwal & Nichol 2021)", "models.adm:UNet"),
+    Choice("diffusers", "UNet2DModel of diffusers", "models.diffusers_unet:unet"),
+    Choice("monai", "DiffusionModelUNet of MONAI", "models.monai_unet:unet"),
+    Choice("edm", "SongUNet and DhariwalUNet of EDM (Karras et al. 2022)", "models.edm:unet"),
+    Choice("deepinv", "denoisers of deepinv", "models.deepinv_denoiser:denoiser"),
 )
 
 PRECISIONS = (

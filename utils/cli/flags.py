@@ -73,7 +73,8 @@ def _of_problem(modality: str) -> dict[str, list[Flag]]:
                  "and 1 stand for: percentiles of what is not air, or the published smallest and largest voxel",
                  "percentile", "mr"),
             Flag("recon-size", number(int, 8, 4096), "PIXELS", "in-plane size that the slices are resized to, that of "
-                 "the prior works best (default: 256; with --projections: that of the geometry file)", None, "ct"),
+                 "the prior works best (default: that of --prior, else 256; with --projections: that of the geometry "
+                 "file)", None, "ct"),
             Flag("sino-noise", number(float, 0, 1e12), "V", "noise of the measurement: 0 none; below 100 Gaussian of "
                  "variance V; from 100 on Poisson, V photons a ray", 0.0),
             Flag("oversample", number(int, 1, 16), "N", "simulate the measurement on a grid N times finer than that "
@@ -100,8 +101,11 @@ def _of_solution(modality: str) -> dict[str, list[Flag]]:
     ct = modality == "ct"
     return {
         "prior": [
-            Flag("checkpoint-path", existing_file, "FILE", "the prior's weights" + " (not needed for ADMM-TV)" * ct),
-            Flag("config-path", existing_file, "FILE", "the prior's YAML, see configs/ve"),
+            Flag("prior", existing_path, "PATH", "a folder with prior.yaml and weights, or as diffusers saves one; its "
+                 "prior.yaml; or weights with that beside them" + " (not needed for ADMM-TV)" * ct),
+            Flag("checkpoint-path", existing_file, "FILE", "in place of that, weights whose card is elsewhere"),
+            Flag("config-path", existing_file, "FILE", "which is this one, or a config of the published layout, see "
+                 "configs/ve"),
         ],
         "sampling": [
             Flag("use-init", truth, "true|false", "start from the measurement's own reconstruction, noised to "

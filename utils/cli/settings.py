@@ -110,7 +110,7 @@ def _earlier_run(modality: str, given: dict, flags: dict, read_yaml: Callable) -
 CONDITIONS: dict[str, Callable[[dict], bool]] = {
     "always": lambda known: True,
     "simulated": lambda known: known.get("projections") is None,
-    "demo-prior": lambda known: known["own"].isdisjoint({"checkpoint_path", "config_path"}),
+    "demo-prior": lambda known: known["own"].isdisjoint({"prior", "checkpoint_path", "config_path"}),
     "own-prior": lambda known: "checkpoint_path" in known["own"],
     "from-noise": lambda known: known.get("method") == "uncondition" or not known.get("use_init", False),
 } | {task.name: lambda known, name=task.name: known.get("task") == name for task in choices.TASKS} | {
@@ -140,7 +140,7 @@ def _preset(modality: str, given: dict, earlier: dict, flags: dict, read_yaml: C
                 if key.replace("-", "_") not in flags:
                     raise ValueError(f"{path}: {modality}.{words}.{key}: no such flag{nearest(key, flags)}")
                 text = str(value).lower() if isinstance(value, bool) else str(value)
-                if key in ("data", "checkpoint-path", "config-path", "geometry"):
+                if key in ("data", "prior", "checkpoint-path", "config-path", "geometry"):
                     text = str(ROOT / text)
                 texts[key.replace("-", "_")] = text
             found |= _from_texts(modality, texts, str(path))
@@ -171,6 +171,8 @@ def _without_replaced(earlier: dict, given: dict) -> dict:
     """The settings of an earlier run without those of choices that are now made otherwise."""
     replaced = [before for before, now in zip(_made(earlier), _made(earlier | given)) if before is not now]
     gone = {parameter.name for choice in replaced for parameter in choice.parameters}
+    gone |= {"checkpoint_path", "config_path"} if "prior" in given else set()
+    gone |= {"prior"} if "checkpoint_path" in given else set()
     return {name: value for name, value in earlier.items() if name not in gone}
 
 
@@ -207,7 +209,7 @@ def _with_defaults(modality: str, values: dict, flags: dict[str, Flag]) -> dict:
     result = {name: values.get(name, flag.default) for name, flag in flags.items()} | of_choices
     if modality == "ct" and result["projections"] is None:
         result["degree"] = result["degree"] or 90
-        result["recon_size"] = result["recon_size"] or 256
+        result["recon_size"] = result["recon_size"] or (None if result["prior"] else 256)
     return result
 
 
@@ -220,10 +222,7 @@ def _check(options: Options, error: Callable) -> None:
     if end < begin or end == begin > 0:
         error(f"--slice-begin {begin} --slice-end {end}: an empty range; accepted is begin below end, or 0 and 0 for "
               "all slices")
-    if options.method != "ADMM-TV":
-        for name in ("checkpoint_path", "config_path"):
-            if getattr(options, name) is None:
-                error(f"--{name.replace('_', '-')} is missing; --method {options.method} needs a prior")
+    _check_prior(options, error)
     if options.samples > 1:
         if options.method in ("ADMM-TV", "uncondition"):
             error(f"--samples {options.samples}: not part of {options.method}; accepted with --method DDS, DDNM")
@@ -242,6 +241,20 @@ def _check(options: Options, error: Callable) -> None:
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
         error(f"{flag} {wanted}: cannot be written ({folder} is "
               f"{'not writable' if os.path.isdir(folder) else 'not a folder'})")
+
+
+def _check_prior(options: Options, error: Callable) -> None:
+    """Which flags say what the prior is."""
+    if options.prior and (options.checkpoint_path or options.config_path):
+        other = "checkpoint-path" if options.checkpoint_path else "config-path"
+        error(f"--prior and --{other} are both given; accepted is --prior alone, or --checkpoint-path with "
+              "--config-path")
+    if options.method == "ADMM-TV" or options.prior:
+        return
+    for name in ("checkpoint_path", "config_path"):
+        if getattr(options, name) is None:
+            error(f"--{name.replace('_', '-')} is missing; --method {options.method} needs a prior, by --prior or "
+                  "--checkpoint-path with --config-path")
 
 
 def _check_scan(options: Options, error: Callable) -> None:

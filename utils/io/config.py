@@ -1,7 +1,7 @@
 """Configs of the published layout: YAML with the sections training, sampling, data and model."""
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
@@ -98,6 +98,11 @@ def load_config(path: str | Path) -> ConfigDict:
     """
     tree = read_yaml(path)
     try:
-        return ConfigDict(asdict(read(Config, tree)))
+        return config_of(tree)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def config_of(tree: Any) -> ConfigDict:
+    """`load_config` of a tree of YAML; its ValueError names the key alone."""
+    return ConfigDict(asdict(read(Config, tree)))

@@ -81,12 +81,17 @@ def content_digest(*paths: Path) -> str:
     total = hashlib.sha256()
     for path in paths:
         for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-            content = hashlib.sha256()
-            with open(file, "rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    content.update(chunk)
-            total.update(os.fsencode(file.relative_to(path)) + content.digest())
+            total.update(os.fsencode(file.relative_to(path)) + bytes.fromhex(file_digest(file)))
     return total.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the content of a file, as ``sha256sum`` gives it."""
+    content = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            content.update(chunk)
+    return content.hexdigest()
 
 
 def program_digest(root: Path = ROOT) -> str:

@@ -22,7 +22,7 @@ def read(kind: Any, tree: Any, path: str = "") -> Any:
     """The tree as a ``kind``: a dataclass, whose fields with a default may be left out, or what its fields may be.
 
     These are bool, int, float (finite), str, None, list[X], tuple[X, ...], dict[str, X], Literal, unions, dataclasses,
-    and Annotated[X, Check(...)]. No value is converted, except that lists become tuples.
+    Annotated[X, Check(...)], and Any. No value is converted, except that lists become tuples.
 
     Args:
         kind: What to read.
@@ -45,7 +45,7 @@ def read(kind: Any, tree: Any, path: str = "") -> Any:
         return {key: read(inner[1], value, f"{path}.{key}") for key, value in tree.items()}
     if not _fits(kind, tree):
         raise ValueError(f"{path}: {short(tree)}; accepted: {_words(kind)}")
-    return tuple(tree) if isinstance(tree, list) and get_origin(kind) is not list else tree
+    return tuple(tree) if isinstance(tree, list) and get_origin(kind) is not list and kind is not Any else tree
 
 
 def check_keys(tree: Any, known: Iterable[str], needed: Iterable[str] = (), path: str = "") -> None:
@@ -77,6 +77,8 @@ def is_line(value: Any) -> bool:
 
 def _fits(kind: Any, value: Any) -> bool:
     origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
     if origin is Annotated:
         return _fits(inner[0], value) and inner[1].test(value)
     if origin in (Union, UnionType):

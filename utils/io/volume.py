@@ -113,6 +113,10 @@ class Volume:
         return (f"slices {begin} to {end - 1} of {depth}, counted from {first}: {'LPS'[coordinate]} {min(faces):.1f} "
                 f"to {max(faces):.1f} mm")
 
+    def plane(self, axis: int) -> str:
+        """axial, coronal or sagittal: what slices are that are stacked along ``axis`` of the array, (z, y, x)."""
+        return ("sagittal", "coronal", "axial")[self._nearest()[2 - axis][0]]
+
     def crop(self, begin: int, end: int) -> "Volume":
         """Slices ``begin`` to ``end`` (half-open) along z; 0, 0 keeps them all. ValueError if that is empty."""
         depth = self.array.shape[0]

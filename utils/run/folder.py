@@ -37,8 +37,14 @@ def prior_name(options: Any) -> str:
     """The name of the prior's config, and of its weights where they may be of more than one prior.
 
     A prior of one's own stands behind the config's name, <config>+<folder>-<file>, so that priors of one config do not
-    share a folder. Weights that come with the program or are named like their config need no such mark.
+    share a folder. Weights that come with the program or are named like their config need no such mark. A prior with
+    its card has the name of its folder, and of its file where that is not the folder's only one.
     """
+    if path := getattr(options, "prior", None):
+        path = path.resolve()
+        if path.is_dir() or path.is_relative_to(SHIPPED_PRIORS):
+            return plain_name(path) if path.is_dir() else path.stem
+        return f"{plain_name(path.parent)}-{path.stem}"
     if not options.config_path:
         return "no-prior"
     config, weights = plain_name(options.config_path), getattr(options, "checkpoint_path", None)

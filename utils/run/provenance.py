@@ -10,7 +10,9 @@ import torch
 
 from models.precision import choose_precision
 from utils.io.files import content_digest, program_digest
+from utils.io.prior_file import prior_digest
 from utils.io.yaml_file import read_yaml, short
+from utils.run.setup import find_prior
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ def record(options: Any, device: str) -> dict:
     settings = {key: str(value.absolute()) if isinstance(value, Path) else value for key, value in given.items()
                 if key not in UNRECORDED}
     settings["device"], settings["precision"] = device, choose_precision(options.precision, torch.device(device))
-    settings["digests"] = {key: content_digest(given[key]) for key in FILES if given.get(key)}
+    prior = {"prior": prior_digest(*find_prior(given["prior"]))} if given.get("prior") else {}
+    settings["digests"] = {key: content_digest(given[key]) for key in FILES if given.get(key)} | prior
     settings["versions"] = {"program": program_digest(), "python": platform.python_version(),
                             "torch": str(torch.__version__), "numpy": np.__version__,
                             "SimpleITK": sitk.Version.VersionString()}

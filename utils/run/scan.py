@@ -16,6 +16,7 @@ from utils.io.intensity import beyond_window, mr_window
 from utils.io.projections import read_line_integrals
 from utils.io.read import read_unit_ct, read_volume
 from utils.io.volume import Volume, empty_volume, slice_axis
+from utils.run.setup import find_prior
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ def chosen_views(options: Any, scan: ConeGeometry) -> list[int]:
 def _simulated(options):
     scan = read_geometry(options.geometry, "mu_water")
     own = read_unit_ct(options.data, options.slice_begin, options.slice_end, CT_WINDOW, options.series)
-    size, finer = options.recon_size, options.oversample
+    size = options.recon_size or find_prior(options.prior)[0].image_size or 256
+    finer = options.oversample
     volume = own.resize(size)
     with input_errors(f"--recon-size {size} with --geometry {options.geometry}"):
         scan = scan.on_grid(volume.array.shape, volume.spacing[::-1] if scan.unit == "mm" else (1.0, 1.0, 1.0))

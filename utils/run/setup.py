@@ -1,30 +1,37 @@
 """From options to the prior and the method that `algorithms.problem.reconstruct` is given."""
 import logging
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from algorithms.problem import Sampling, TotalVariation, Unconditional
 from algorithms.schedule import sigma_levels
+from models.checkpoint import read_checkpoint
 from models.precision import choose_precision, describe
-from models.prior import Prior, check_levels, load_prior
+from models.prior import Prior, check_levels, levels, load_prior
+from models.prior.fit import misfits
+from models.window import CT_WINDOW
 from utils.cli import choices
 from utils.cli.messages import input_errors
-from utils.io.config import load_config
+from utils.io.prior_file import Card, NoCard, check_digest, parse_card, read_prior
+from utils.io.volume import Volume
 from utils.run.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
 
-def set_up(options: Any, device: torch.device, image_size: int | None = None,
+def set_up(options: Any, device: torch.device, volume: Volume, axis: int,
            ) -> tuple[Prior | None, Sampling | Unconditional | TotalVariation]:
     """The prior (None for a method without one) and the method.
 
     Args:
         options: the settings of a reconstruction, see `utils.cli.settings.Options`.
         device: where the network computes.
-        image_size: width of the slices, which the prior's is compared with; None: any is fine.
+        volume: what is reconstructed, or its place: its plane and pixels are compared with those of the prior.
+        axis: of its array [z, y, x] along which the prior's slices are stacked.
 
     Raises:
         ValueError: files, levels or settings that don't go together, in one line that names them.
@@ -32,29 +39,65 @@ def set_up(options: Any, device: torch.device, image_size: int | None = None,
     method = choices.named(choices.METHODS, options.method)
     if options.method == "ADMM-TV":
         return None, method.load()(**_keywords(method, options))
-    config = load_config(options.config_path)
-    first = check_levels(config, options.sigma_min, options.sigma_max)
+    card, weights = find_prior(options.prior or options.checkpoint_path, options.config_path)
+    window = CT_WINDOW if options.modality == "ct" else None
+    size, pixels = _seen(volume, axis)
+    for line in misfits(card, options.modality, window or options.window, volume.plane(axis), pixels,
+                        size if window else None):
+        log.warning(f"{weights}: {line}")
+    card = replace(card, modality=options.modality, window=card.window or window)
+    first = check_levels(*levels(card, window), options.sigma_min, options.sigma_max)
     sigmas = sigma_levels(options.NFE, options.sigma_min, first).tolist()
-    try:
-        network = choices.named(choices.NETWORKS, config.model.name).load()(config)
-    except ValueError as error:
-        raise ValueError(f"{options.config_path}: {error}") from None
     with input_errors("--precision"):
         precision = choose_precision(options.precision, device)
     log.info(f"network in {describe(precision, device)}")
-    prior = load_prior(network, options.checkpoint_path, config, options.modality, device, precision=precision,
-                       batch_size=options.batch_size, image_size=image_size,
+    prior = open_prior(card, weights, device, window=window, precision=precision, batch_size=options.batch_size,
                        progress=lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
     noise = choices.named(choices.NOISE_CONTROLS, options.noise_control)
     control = noise.load()(**_keywords(noise, options))
     if options.method == "uncondition":
-        return prior, Unconditional(sigmas=sigmas, noise=control, snr=config.sampling.snr,
-                                    n_steps_each=config.sampling.n_steps_each)
+        return prior, Unconditional(sigmas=sigmas, noise=control, snr=card.sampling["snr"],
+                                    n_steps_each=int(card.sampling["n_steps_each"]))
     rule = choices.named(choices.RENOISE_METHODS, options.renoise_method)
     return prior, Sampling(
         sigmas=sigmas, data_step=partial(method.load(), **_keywords(method, options)), noise=control,
         renoise=rule.load()(**_keywords(rule, options)), use_init=options.use_init, w_dps=options.w_dps,
         final_sigma=options.sigma_min if options.modality == "ct" and options.method == "DDS" else None)
+
+
+def find_prior(path: Path, config: Path | None = None) -> tuple[Card, Path]:
+    """`utils.io.prior_file.read_prior`, and of weights that nothing lies beside, the card within them.
+
+    Raises:
+        ValueError, OSError: in one line that names the file, and the key.
+    """
+    try:
+        return read_prior(path, config)
+    except NoCard:
+        own = read_checkpoint(path).get("prior")
+        if not isinstance(own, dict) or "network" not in own:
+            raise
+        return parse_card(own, f"{path}: prior"), path
+
+
+def open_prior(card: Card, weights: Path, device: torch.device, **keywords: Any) -> Prior:
+    """The prior of a card and a file of weights; ``keywords`` are those of `models.prior.load_prior`.
+
+    Raises:
+        ValueError: a network that is not known or cannot be built, weights that are not those of the card.
+    """
+    check_digest(card, weights)
+    try:
+        network = choices.named(choices.NETWORKS, card.network).load()(card.architecture)
+    except ValueError as error:
+        raise ValueError(f"{weights}: network {card.network}: {error}") from None
+    return load_prior(card, network, weights, device, **keywords)
+
+
+def _seen(volume: Volume, axis: int) -> tuple[int, tuple[float, float]]:
+    """Width of the slices, and their pixels in mm, rows and columns."""
+    rows, columns = (other for other in range(3) if other != axis)
+    return volume.array.shape[columns], (volume.spacing[2 - rows], volume.spacing[2 - columns])
 
 
 def _keywords(choice: choices.Choice, options: Any) -> dict:
