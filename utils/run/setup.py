@@ -42,17 +42,19 @@ def set_up(options: Any, device: torch.device, volume: Volume, axis: int,
     card, weights = find_prior(options.prior or options.checkpoint_path, options.config_path)
     window = CT_WINDOW if options.modality == "ct" else None
     size, pixels = _seen(volume, axis)
-    for line in misfits(card, options.modality, window or options.window, volume.plane(axis), pixels,
-                        size if window else None):
-        log.warning(f"{weights}: {line}")
+    doubts = misfits(card, options.modality, window or options.window, volume.plane(axis), pixels,
+                     size if window else None)
     card = replace(card, modality=options.modality, window=card.window or window)
     first = check_levels(*levels(card, window), options.sigma_min, options.sigma_max)
     sigmas = sigma_levels(options.NFE, options.sigma_min, first).tolist()
     with input_errors("--precision"):
         precision = choose_precision(options.precision, device)
     log.info(f"network in {describe(precision, device)}")
-    prior = open_prior(card, weights, device, window=window, precision=precision, batch_size=options.batch_size,
+    prior = open_prior(card, weights, device, options.config_path or weights, window=window, precision=precision,
+                       batch_size=options.batch_size,
                        progress=lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
+    for line in doubts:
+        log.warning(f"{weights}: {line}")
     noise = choices.named(choices.NOISE_CONTROLS, options.noise_control)
     control = noise.load()(**_keywords(noise, options))
     if options.method == "uncondition":
@@ -80,17 +82,19 @@ def find_prior(path: Path, config: Path | None = None) -> tuple[Card, Path]:
         return parse_card(own, f"{path}: prior"), path
 
 
-def open_prior(card: Card, weights: Path, device: torch.device, **keywords: Any) -> Prior:
-    """The prior of a card and a file of weights; ``keywords`` are those of `models.prior.load_prior`.
+def open_prior(card: Card, weights: Path, device: torch.device, where: Path, **keywords: Any) -> Prior:
+    """The prior of a card that stands ``where``, and its weights; ``keywords`` are those of `models.prior.load_prior`.
 
     Raises:
         ValueError: a network that is not known or cannot be built, weights that are not those of the card.
     """
     check_digest(card, weights)
+    if card.network not in (known := choices.names(choices.NETWORKS)):
+        raise ValueError(f"{where}: network: {card.network}; accepted: {', '.join(known)}")
     try:
         network = choices.named(choices.NETWORKS, card.network).load()(card.architecture)
     except ValueError as error:
-        raise ValueError(f"{weights}: network {card.network}: {error}") from None
+        raise ValueError(f"{where}: {error}") from None
     return load_prior(card, network, weights, device, **keywords)
 
 
