@@ -89,6 +89,8 @@ def read_prior(path: str | Path, config: str | Path | None = None) -> tuple[Card
         ValueError, OSError: in one line that names the file, and the key.
     """
     path = Path(path)
+    if config is not None:
+        return _of_weights(path, Path(config))
     if path.is_dir():
         own = path / CARD
         tree = _diffusers(path) | (_tree(own) if own.exists() else {})
@@ -101,10 +103,14 @@ def read_prior(path: str | Path, config: str | Path | None = None) -> tuple[Card
     if path.suffix == ".pkl":
         raise ValueError(f"{path}: a pickle, whose reading runs code from it; accepted: what python -m models.convert "
                          "makes of it")
-    found = Path(config) if config else next((name for name in (path.with_suffix(".yaml"), path.with_name(CARD))
-                                              if name.exists()), None)
+    found = next((name for name in (path.with_suffix(".yaml"), path.with_name(CARD)) if name.exists()), None)
     if found is None:
         raise NoCard(f"{path}: {NO_CARD}")
+    return _of_weights(path, found)
+
+
+def _of_weights(path: Path, found: Path) -> tuple[Card, Path]:
+    """The card ``found`` for a file of weights, which need not be the one that it names."""
     tree = _tree(found)
     if tree.get("weights", path.name) != path.name:
         tree = {key: value for key, value in tree.items() if key not in ("weights", "sha256")}
