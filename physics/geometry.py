@@ -170,6 +170,23 @@ class ConeGeometry:
         offset = [o + n * step for o, n, step in zip(self.det_offset, shift, self.det_spacing)]
         return replace(self, det_shape=shape, det_offset=offset)
 
+    def binned(self, size: int) -> "ConeGeometry":
+        """The same scan with blocks of `size` rows and columns for pixels; an incomplete last block is left out.
+
+        ValueError where that leaves no pixel.
+        """
+        if size == 1:
+            return self
+        rows, columns = (count // size for count in self.det_shape)
+        if not rows * columns:
+            raise ValueError(f"size: blocks of {size} x {size} are more than the {_times(self.det_shape)} pixels (v, u)")
+        whole = self.crop(0, rows * size, 0, columns * size)
+        if self.view_vectors:
+            vectors = whole.vectors
+            vectors[:, 6:] *= size
+            return replace(whole, det_shape=(rows, columns), view_vectors=vectors)
+        return replace(whole, det_shape=(rows, columns), det_spacing=[step * size for step in self.det_spacing])
+
     @property
     def sideways(self) -> bool:
         """Whether u rather than v runs along the z axis, in all views: a detector that stands on its side."""

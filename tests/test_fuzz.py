@@ -30,7 +30,8 @@ from utils.cli import settings as cli_settings
 from utils.evaluation.grid import read_grid
 from utils.io.config import load_config
 from utils.io.geometry_file import read_geometry
-from utils.io.projections import read_bad_pixels, read_line_integrals, read_projections
+from utils.io.measured import read_line_integrals
+from utils.io.projections import read_bad_pixels, read_projections
 from utils.io.read import read_volume
 from utils.io.yaml_file import read_yaml
 

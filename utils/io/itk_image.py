@@ -1,6 +1,8 @@
 """MetaImage and NRRD stacks (and PNG), read by SimpleITK, with a look at what its readers pass over in silence."""
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -8,23 +10,32 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from utils.io.views import Views
+
 READERS = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO",
            ".png": "PNGImageIO"}
 SCALARS = {sitk.sitkUInt8: 1, sitk.sitkInt8: 1, sitk.sitkUInt16: 2, sitk.sitkInt16: 2, sitk.sitkUInt32: 4,
            sitk.sitkInt32: 4, sitk.sitkUInt64: 8, sitk.sitkInt64: 8, sitk.sitkFloat32: 4, sitk.sitkFloat64: 8}
-VIEWS = 16    # read at a time
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read the pixels of a scalar 2D or 3D image as float32.
+@dataclass(frozen=True)
+class Place:
+    """Where the pixels of an image lie, axes in the order of the file (u first): what its header says."""
+    spacing: tuple
+    origin: tuple
+    direction: tuple
 
-    MetaImage that is not compressed is read a few views at a time, the others whole before they are copied.
+
+def open_image(path: Path) -> tuple[Views, Place]:
+    """The pixels of a scalar 2D or 3D image as views [v, u], and where they lie.
+
+    MetaImage that is not compressed is read a view at a time, the others whole.
 
     Args:
         path: its name ends in one of `READERS`.
 
     Returns:
-        float32 [v, u] or [views, v, u], the axes in the order of `SimpleITK.GetArrayFromImage`.
+        The views, axes in the order of `SimpleITK.GetArrayFromImage`.
 
     Raises:
         ValueError: in one line that names the file, for what is no such image, or cut, or damaged.
@@ -39,7 +50,7 @@ def read_image(path: Path) -> np.ndarray:
     reader = sitk.ImageFileReader()
     reader.SetImageIO(image_io)
     reader.SetFileName(str(path))
-    try:
+    with _damage_named(path):
         data = None if image_io == "PNGImageIO" else _find_data(path, image_io == "MetaImageIO")
         reader.ReadImageInformation()
         size, pixel = reader.GetSize(), reader.GetPixelID()
@@ -50,25 +61,30 @@ def read_image(path: Path) -> np.ndarray:
             raise ValueError(f"{path}: an array of shape {size[::-1]}; accepted: views x v x u, or v x u for one view")
         if data:
             _check_data(path, data, prod(size) * SCALARS[pixel])
-        return _pixels(reader, VIEWS if data and data.raw and len(size) == 3 else None)
+        place = Place(reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+        if not (data and data.raw and len(size) == 3):
+            image = reader.Execute()    # has to outlive the view of its memory
+            with np.errstate(over="ignore"):
+                array = np.array(sitk.GetArrayViewFromImage(image), np.float32, ndmin=3)
+            return Views.of(array, str(path)), place
+
+    def read(k: int) -> np.ndarray:
+        with _damage_named(path):
+            reader.SetExtractIndex((0, 0, k))
+            reader.SetExtractSize((*size[:2], 1))
+            return sitk.GetArrayFromImage(reader.Execute())[0]
+
+    return Views(size[2], size[1::-1], read, str(path)), place
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """What SimpleITK says of a file that it cannot read becomes one line."""
+    try:
+        yield
     except RuntimeError as error:
         reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
         raise ValueError(f"{path}: cannot be read, incomplete or damaged ({reason})") from None
-
-
-def _pixels(reader: sitk.ImageFileReader, step: int | None) -> np.ndarray:
-    """The whole image, read ``step`` views at a time."""
-    *plane, views = size = reader.GetSize()
-    array = np.empty(size[::-1], np.float32)
-    with np.errstate(over="ignore"):
-        for begin in range(0, views, step or views):
-            end = min(begin + (step or views), views)
-            if step:
-                reader.SetExtractIndex((0, 0, begin))
-                reader.SetExtractSize((*plane, end - begin))
-            image = reader.Execute()    # has to outlive the view of its memory
-            array[begin:end] = sitk.GetArrayViewFromImage(image)
-    return array
 
 
 @dataclass(frozen=True)

@@ -1,90 +1,23 @@
-"""Measured cone-beam projections: read them, and turn what was measured into line integrals."""
+"""Measured cone-beam projections in common files: stacks, folders of TIFFs, and lists of bad pixels."""
 import re
 import tokenize
-from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from physics.bad_pixels import find_bad_pixels, repair
-from physics.beer_lambert import check_finite, line_integrals
-from physics.plausible import check_line_integrals, truncation
 from utils.io.files import check_file
-from utils.io.itk_image import READERS, read_image
+from utils.io.itk_image import READERS, open_image
 from utils.io.nifti import read_nifti_array
 from utils.io.tiff import SUFFIXES as TIFF
-from utils.io.tiff import read_tiffs
+from utils.io.tiff import open_tiffs
+from utils.io.views import Views
 
 STACKS = (".npy", ".mha", ".mhd", ".nrrd", ".nhdr", ".nii", ".nii.gz", *TIFF)
 ACCEPTED = f"{', '.join(STACKS)}, or a folder with a TIFF a view"
 # Numbers in names: a minus behind a letter (view-1) is a hyphen, unless some names (angle-1, angle1) have none.
 NUMBERS = [re.compile(rf"((?:(?<![{before}])-)?[0-9]+(?:[.,][0-9]+)?)") for before in ("0-9a-z", "0-9")]
-MOST_BAD = 0.05    # of the detector's pixels
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Line integrals of attenuation, and what was done to them.
-
-    Attributes:
-        p: float32 [views, v, u].
-        replaced: pixels of all views that counted nothing above dark, and got the least that could be counted.
-        bad: bool [v, u], pixels of the detector that were interpolated from their neighbours.
-        warnings: what is odd, a line each.
-    """
-    p: np.ndarray
-    replaced: int
-    bad: np.ndarray
-    warnings: list[str] = field(default_factory=list)
-
-
-def read_line_integrals(path: str | Path, shape: tuple[int, int, int], flat: str | Path | None = None,
-                        dark: str | Path | None = None, i0: float | None = None,
-                        bad_pixels: str | Path | None = None) -> Measured:
-    """Read measured projections as line integrals of attenuation.
-
-    Without ``flat`` or ``i0`` the file holds line integrals, with one of them counts. Bad pixels are found, and
-    interpolated; then the values are looked at.
-
-    Args:
-        path: as in `read_projections`.
-        shape: (views, v, u) of the geometry.
-        flat: projections without an object, a frame or more.
-        dark: projections without beam, a frame or more.
-        i0: the open beam as one number, see `physics.beer_lambert.line_integrals`.
-        bad_pixels: more bad pixels, see `read_bad_pixels`.
-
-    Returns:
-        The line integrals. In memory at a time: these, and a few views and frames.
-
-    Raises:
-        ValueError: in one line that names the file, as `read_projections` and the functions of `physics` that are
-            used here; for another shape; and for more than 5 % of bad pixels.
-        OSError: for a file that is not there or cannot be read.
-    """
-    p = read_projections(path)
-    if p.shape != tuple(shape):
-        raise ValueError(f"{path}: {' x '.join(map(str, p.shape))} (views, v, u); the geometry has "
-                         f"{' x '.join(map(str, shape))}")
-    named = None if bad_pixels is None else read_bad_pixels(bad_pixels, p.shape[1:])
-    counted = flat is not None or i0 is not None
-    open_beam, no_beam = (None if file is None or not counted else read_projections(file) for file in (flat, dark))
-    try:
-        bad = find_bad_pixels(p, open_beam, no_beam, i0)
-        bad = bad if named is None else bad | named
-        if bad.mean() > MOST_BAD:
-            if counted:
-                line_integrals(p, open_beam, no_beam, i0)    # says more, where flat and dark are swapped
-            raise ValueError(f"{int(bad.sum())} of {bad.size} pixels are dead, stuck or hot; accepted: up to "
-                             f"{MOST_BAD:.0%}, which are interpolated")
-        replaced = line_integrals(p, open_beam, no_beam, i0, bad, out=p)[1] if counted else 0
-        repair(p, bad)
-        warnings = check_line_integrals(p) + truncation(p)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return Measured(p, replaced, bad, warnings)
 
 
 def read_bad_pixels(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
@@ -124,7 +57,17 @@ def read_bad_pixels(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def read_projections(path: str | Path, images: tuple[str, ...] = ()) -> np.ndarray:
-    """Read projections.
+    """Read all of `open_projections`.
+
+    Returns:
+        float32 [views, v, u], contiguous and writable. In memory at a time: this, and one view; of NRRD and compressed
+        MetaImage the image as stored too.
+    """
+    return open_projections(path, images).array()
+
+
+def open_projections(path: str | Path, images: tuple[str, ...] = ()) -> Views:
+    """Open projections, to be read view by view.
 
     Integers of any width and real numbers are accepted; float32 holds whole numbers exactly up to 2^24.
 
@@ -137,33 +80,30 @@ def read_projections(path: str | Path, images: tuple[str, ...] = ()) -> np.ndarr
             says.
         images: more endings that are accepted, of SimpleITK's readers.
 
-    Returns:
-        float32 [views, v, u], contiguous and writable. In memory at a time: this, and a few views; of NRRD and
-        compressed MetaImage the image as stored too.
-
     Raises:
         FileNotFoundError: without such a file.
-        ValueError: in one line that names the file, what was found and what is accepted.
+        ValueError: in one line that names the file, what was found and what is accepted; of what is wrong with one
+            view, when that is read.
     """
     path = Path(path)
     check_file(path, folder=True)
     if path.is_dir():
-        return read_tiffs(_files_of_views(path), single=True)
+        return open_tiffs(files_of_views(path), single=True)
     suffix = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
     if suffix not in (*STACKS, *images):
         raise ValueError(f"{path}: file type {path.suffix or 'without a suffix'}; accepted: {ACCEPTED}")
     if suffix in TIFF:
-        return read_tiffs([path])
-    read = _read_npy if suffix == ".npy" else read_image if suffix in READERS else read_nifti_array
-    array = read(path)
-    array = array.reshape((-1, *array.shape[-2:]))
-    for k, view in enumerate(array):
-        check_finite(f"{path}: view {k}", view)
-    return array
+        return open_tiffs([path])
+    if suffix == ".npy":
+        return _open_npy(path)
+    if suffix in READERS:
+        return open_image(path)[0]
+    array = read_nifti_array(path)
+    return Views.of(array.reshape((-1, *array.shape[-2:])), str(path))
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    """The array in an .npy file, memory-mapped, which compares the file's size with the shape in its header."""
+def _open_npy(path: Path) -> Views:
+    """The array in an .npy file, whose size is compared with the shape in its header."""
     try:
         stored = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OverflowError, SyntaxError, tokenize.TokenError) as error:
@@ -173,13 +113,23 @@ def _read_npy(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: values of type {stored.dtype}; accepted: integers or real numbers")
     if stored.ndim not in (2, 3) or not stored.size:
         raise ValueError(f"{path}: an array of shape {stored.shape}; accepted: views x v x u, or v x u for one view")
-    with np.errstate(over="ignore"):
-        return np.array(stored, np.float32, order="C")
+    shape, kind, begin = stored.shape[-2:], stored.dtype, stored.offset
+    if not stored.flags.c_contiguous:
+        with np.errstate(over="ignore"):
+            return Views.of(np.array(stored, np.float32, order="C", ndmin=3), str(path))
+    # What is mapped counts as the process's memory; a view that is read, only while it is used.
+    count = shape[0] * shape[1]
+    return Views(stored.size // count, shape, lambda k: np.fromfile(
+        path, kind, count, offset=begin + k * count * kind.itemsize).reshape(shape), str(path))
 
 
-def _files_of_views(folder: Path) -> list[Path]:
-    """The TIFFs of a folder in the order of the numbers in their names; names that leave it open are refused."""
-    files = [file for file in folder.iterdir()
+def files_of_views(folder: Path, among: list[Path] | None = None) -> list[Path]:
+    """The TIFFs of a folder (or ``among`` these files of it) in the order of the numbers in their names.
+
+    Raises:
+        ValueError: there is none, or their names leave the order open.
+    """
+    files = [file for file in (folder.iterdir() if among is None else among)
              if file.suffix.lower() in TIFF and not file.name.startswith(".") and not file.is_dir()]
     if not files:
         raise ValueError(f"{folder}: a folder without a TIFF; accepted: {ACCEPTED}")

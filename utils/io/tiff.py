@@ -12,6 +12,7 @@ import numpy as np
 import tifffile
 
 from physics.beer_lambert import check_finite
+from utils.io.views import Views
 
 SUFFIXES = (".tif", ".tiff")
 LARGEST_RATIO = 5000    # decoded to stored bytes; deflate reaches 1032, LZW 2730
@@ -22,66 +23,76 @@ PAGE = {"photometric": ("colour type", (0, 1), "0 or 1 (grey)"),
         "subfiletype": ("subfile type", (0, 2), "0 or 2 (a full image)")}
 
 
-def read_tiffs(files: list[Path], single: bool = False) -> np.ndarray:
-    """Read the pages of TIFF files as views, one after the other.
+def open_tiffs(files: list[Path], single: bool = False) -> Views:
+    """The pages of TIFF files as views, one after the other.
 
     All pages are grey, of one size and one type, with all their bytes in the file. Values are taken as stored,
     whatever "white is zero" says.
 
     Args:
-        files: their paths, in order.
+        files: their paths, in order; more than one have a page each.
         single: one page in each file.
 
-    Returns:
-        float32 [views, v, u]. In memory at a time: this, and one page as stored.
-
     Raises:
-        ValueError: in one line that names the file, for anything else.
+        ValueError: in one line that names the file, for anything else; of a page alone when it is read.
     """
-    array, count, first = np.empty(0, np.float32), 0, ""
-    for file in files:
-        with _pages(file, single) as pages:
-            if not first:
-                first = _name(pages[0])
-                array = np.empty((len(files) if single else len(pages), *pages[0].shape), np.float32)
-            for k, page in enumerate(pages):
-                if _name(page) != first:
-                    raise ValueError(f"{file}: page {k} has {_name(page)}, the first view {first}; accepted: one size "
-                                     "and type")
-                with np.errstate(over="ignore"):
-                    array[count] = page.asarray().reshape(page.shape)
-                check_finite(f"{file}: view {k}", array[count])
-                count += 1
-    return array
+    with _damage_named(files[0]) as said:
+        pages = _pages(files[0], tifffile.TiffFile(files[0]), said, single)
+    first, shape = _name(pages[0]), pages[0].shape
+    if single:
+        pages[0].parent.close()
+
+    def read(k: int) -> np.ndarray:
+        path = files[k] if single else files[0]
+        with _damage_named(path) as said:
+            if not single:
+                return _values(path, k, pages[k], first)
+            with tifffile.TiffFile(path) as file:
+                return _values(path, 0, _pages(path, file, said, single)[0], first)
+
+    return Views(len(files) if single else len(pages), shape, read, str(files[0].parent if single else files[0]))
+
+
+def _values(path: Path, k: int, page: tifffile.TiffPage, first: str) -> np.ndarray:
+    if _name(page) != first:
+        raise ValueError(f"{path}: page {k} has {_name(page)}, the first view {first}; accepted: one size and type")
+    values = page.asarray().reshape(page.shape)
+    check_finite(f"{path}: view {k}", values)
+    return values
 
 
 def _name(page: tifffile.TiffPage) -> str:
     return f"{' x '.join(map(str, page.shape))} pixels of {np.dtype(page.dtype).name}"
 
 
-@contextmanager
-def _pages(path: Path, single: bool) -> Iterator[list[tifffile.TiffPage]]:
-    """The pages of an open file, checked. What tifffile and its codecs raise inside becomes one line.
+def _pages(path: Path, file: tifffile.TiffFile, said: "_Said", single: bool) -> list[tifffile.TiffPage]:
+    """The pages of an open file, checked.
 
     For a list of pages that is cut, or runs into itself, tifffile logs an error and gives the pages before it, or
     never ends.
     """
+    pages: list[tifffile.TiffPage] = []
+    places: set[int] = set()
+    while page := file.pages.get(len(pages), False):
+        if page.offset in places:
+            raise ValueError(f"{path}: damaged TIFF, its list of pages runs in a circle")
+        places.add(page.offset)
+        pages.append(page)
+    if said.errors or not pages:
+        raise ValueError(f"{path}: incomplete or damaged TIFF ({said.errors[0] if said.errors else 'no page'})")
+    for k, page in enumerate(pages):
+        _check_page(f"{path}: page {k}", page, path.stat().st_size)
+    _check_pages(path, pages, single)
+    return pages
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator["_Said"]:
+    """What tifffile and its codecs raise inside becomes one line."""
     said = _Said()
     try:
-        with said, tifffile.TiffFile(path) as file:
-            pages: list[tifffile.TiffPage] = []
-            places: set[int] = set()
-            while page := file.pages.get(len(pages), False):
-                if page.offset in places:
-                    raise ValueError(f"{path}: damaged TIFF, its list of pages runs in a circle")
-                places.add(page.offset)
-                pages.append(page)
-            if said.errors or not pages:
-                raise ValueError(f"{path}: incomplete or damaged TIFF ({said.errors[0] if said.errors else 'no page'})")
-            for k, page in enumerate(pages):
-                _check_page(f"{path}: page {k}", page, path.stat().st_size)
-            _check_pages(path, pages, single)
-            yield pages
+        with said:
+            yield said
     except BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(reason if reason.startswith(f"{path}: ") else

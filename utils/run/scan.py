@@ -13,7 +13,7 @@ from physics.views import lact_views, svct_views, view_angles
 from utils.cli.messages import input_errors
 from utils.io.geometry_file import read_geometry
 from utils.io.intensity import beyond_window, mr_window
-from utils.io.projections import read_line_integrals
+from utils.io.measured import read_line_integrals
 from utils.io.read import read_unit_ct, read_volume
 from utils.io.volume import Volume, empty_volume, slice_axis
 from utils.run.setup import find_prior

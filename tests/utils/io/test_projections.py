@@ -10,8 +10,9 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
+from utils.io.measured import read_line_integrals
 from utils.io.nifti import write_volume
-from utils.io.projections import read_bad_pixels, read_line_integrals, read_projections
+from utils.io.projections import read_bad_pixels, read_projections
 from utils.io.volume import Volume
 
 TYPES = ("u1", "u2", "i2", "i4", "f4", "f8")
