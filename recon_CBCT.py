@@ -34,13 +34,12 @@ def run(options: Any, stack: ExitStack) -> None:
     import torch
 
     from algorithms.problem import Problem
-    from models.window import CT_WINDOW
     from physics.acquisition import Acquisition
     from utils.io.geometry_file import geometry_text
     from utils.run.device import choose_device, volumes_device
     from utils.run.run import Run
     from utils.run.samples import posterior_mean
-    from utils.run.scan import chosen_views, read_scan
+    from utils.run.scan import chosen_views, intensities, read_scan
     from utils.run.setup import set_up
 
     with input_errors(debug=options.debug):      # everything that can be wrong is found here
@@ -51,14 +50,15 @@ def run(options: Any, stack: ExitStack) -> None:
         home = volumes_device(device, 12 * math.prod(scan.volume_shape) + 2 * scan.views * math.prod(scan.det_shape))
         shape = place.array.shape
         slices = (options.slice_begin, options.slice_end) if len(place.array) < scan.volume_shape[0] else (0, 0)
-        with input_errors(f"--geometry {options.geometry}"):
+        source = options.geometry or options.projections
+        with input_errors(str(source)):
             acquisition = Acquisition(scan.in_voxels(), chosen_views(options, scan), options.projector, slices,
                                       measured=bool(options.projections))
         if acquisition.doubt:
-            log.warning(f"{options.geometry}: {acquisition.doubt}")
+            log.warning(f"{source}: {acquisition.doubt}")
         prior, method = set_up(options, device, place, 0)
         run = stack.enter_context(Run(options, modality="ct", template=place, to_volume=lambda x: x[:, 0],
-                                      window=CT_WINDOW, slice_axis=0, device=str(device)))
+                                      window=intensities(options, scan), slice_axis=0, device=str(device)))
     log.info(f"{options.method}: {' x '.join(map(str, shape))} voxels, {len(acquisition.views)} of {scan.views} views, "
              f"on {device}")
     generator = torch.Generator().manual_seed(options.seed)

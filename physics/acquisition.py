@@ -79,6 +79,8 @@ class Acquisition:
 
     def of_views(self, y: torch.Tensor) -> torch.Tensor:
         """The projections of the views that are used, [1, views, v, u], from those of all views."""
+        if self.views == list(range(y.shape[1])):
+            return y
         return y[:, self.views].contiguous()
 
     def solvable(self, y: torch.Tensor, progress: Callable | None = None) -> tuple[torch.Tensor, torch.Tensor]:

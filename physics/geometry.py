@@ -179,7 +179,7 @@ class ConeGeometry:
             return self
         rows, columns = (count // size for count in self.det_shape)
         if not rows * columns:
-            raise ValueError(f"size: blocks of {size} x {size} are more than the {_times(self.det_shape)} pixels (v, u)")
+            raise ValueError(f"size: blocks of {size} x {size} in {_times(self.det_shape)} pixels (v, u)")
         whole = self.crop(0, rows * size, 0, columns * size)
         if self.view_vectors:
             vectors = whole.vectors

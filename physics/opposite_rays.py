@@ -59,7 +59,7 @@ def opposite_rays(p: np.ndarray, geometry: ConeGeometry) -> Opposite | None:
         scan = sinogram[order], turn[order], steps <= GAP * typical
 
         def misfit(offset: float, every: int = 1, scan: tuple = scan) -> float:
-            return _misfit(*scan, u + offset, distance, seen, every)[0]
+            return _misfit(scan, u + offset, distance, seen, every)[0]
 
         reach, few = int(REACH * len(u)), -(-len(angle) // 60)
         middle = min((k * step for k in range(-reach, reach + 1)), key=lambda offset: misfit(offset, few))
@@ -69,7 +69,7 @@ def opposite_rays(p: np.ndarray, geometry: ConeGeometry) -> Opposite | None:
         bend = low - 2 * here + high
         if np.isfinite(bend) and bend > 0:
             middle += float(np.clip(0.5 * (low - high) / bend, -1, 1)) * step / 2
-        best[way] = float(middle), *_misfit(*scan, u + middle, distance, seen)
+        best[way] = float(middle), *_misfit(scan, u + middle, distance, seen)
     offset, least, twice = best[1]
     if not np.isfinite(least) or twice < FEWEST:
         return None
@@ -102,8 +102,9 @@ def _sinogram(p, geometry):
     return (sinogram, view_angles(geometry), u, distance, limit) if limit > 0 else None
 
 
-def _misfit(sinogram, angle, near, u, distance, seen, every=1):
+def _misfit(scan, u, distance, seen, every=1):
     """Mean squared difference of opposite rays over the mean square, and the part of the object's rays compared."""
+    sinogram, angle, near = scan
     fan, here = np.arctan2(u, distance), sinogram[::every]
     wanted = (angle[::every, None] + np.pi - 2 * fan) % (2 * np.pi)
     after = np.searchsorted(angle, wanted.ravel()).reshape(wanted.shape) % len(angle)

@@ -38,7 +38,7 @@ def with_volume(geometry: ConeGeometry) -> ConeGeometry:
     across = max(int(np.ceil(2 * radius / size - 0.5)), 1)
     rise = (centre[:, 2] - source[:, 2]).mean() * shrink + source[:, 2].mean()
     height = np.abs(step_v[:, 2]).mean() * shrink * geometry.det_shape[0]
-    return replace(geometry, volume_shape=(max(int(round(height / size)), 1), across, across), voxel_size=(size,) * 3,
+    return replace(geometry, volume_shape=(max(round(float(height / size)), 1), across, across), voxel_size=(size,) * 3,
                    volume_centre=(float(rise), 0.0, 0.0))
 
 
@@ -55,19 +55,11 @@ def body_attenuation(p: np.ndarray, geometry: ConeGeometry) -> float:
     Raises:
         ValueError: nothing attenuates.
     """
+    coarse, (top, bottom) = middle_rows(geometry, COARSE, FLAT)
     size = max(1, geometry.det_shape[1] // (2 * COARSE))
-    depth, height, width = geometry.volume_shape
-    thick = max(width / COARSE, 1.0)
-    slices = max(1, min(FLAT, round(depth / thick)))
-    voxel = tuple(extent * count / few for extent, count, few in zip(
-        geometry.voxel_size, (min(depth, slices * thick), height, width), (slices, COARSE, COARSE)))
-    coarse = geometry.on_grid((slices, COARSE, COARSE), voxel)
-    top, bottom, *_ = coarse.window
-    if bottom <= top:
-        raise ValueError("volume_shape: no ray of any view meets the middle of the volume")
     rows = min(size, bottom - top)
     views = np.unique(np.linspace(0, geometry.views - 1, COARSE).round().astype(int)).tolist()
-    few = coarse.select(views).crop(top, bottom, 0, geometry.det_shape[1])
+    few = coarse.select(views)
     blocks = (bottom - top) // rows, geometry.det_shape[1] // size
     means = np.stack([p[k, top:top + blocks[0] * rows, :blocks[1] * size].reshape(blocks[0], rows, blocks[1], size)
                       .mean((1, 3)) for k in views])
@@ -81,6 +73,32 @@ def body_attenuation(p: np.ndarray, geometry: ConeGeometry) -> float:
     mass = np.convolve(counts * middles, (0.25, 0.5, 0.25), "same")
     near = slice(max(int(mass.argmax()) - 2, 0), int(mass.argmax()) + 3)
     return float((middles[near] * counts[near]).sum() / counts[near].sum())
+
+
+def middle_rows(geometry: ConeGeometry, size: int, most: int = 1) -> tuple[ConeGeometry, tuple[int, int]]:
+    """The scan of the volume's middle slices alone, on at most size x size voxels of the same extent in-plane.
+
+    Args:
+        geometry: with a volume.
+        size: voxels along x and y, at the most.
+        most: slices, at the most, as thick as the voxels are wide.
+
+    Returns:
+        The scan on the rows that these slices shade, and which rows these are (half-open).
+
+    Raises:
+        ValueError: no ray meets them.
+    """
+    depth, *plane = geometry.volume_shape
+    few = [min(count, size) for count in plane]
+    steps = [extent * count / less for extent, count, less in zip(geometry.voxel_size[1:], plane, few)]
+    height = depth * geometry.voxel_size[0]
+    slices = max(1, min(most, round(height / steps[1])))
+    coarse = geometry.on_grid((slices, *few), (min(height / slices, steps[1]), *steps))
+    top, bottom, *_ = coarse.window
+    if bottom <= top:
+        raise ValueError("volume_shape: no ray of any view meets the middle of the volume")
+    return coarse.crop(top, bottom, 0, geometry.det_shape[1]), (top, bottom)
 
 
 def _blocks(geometry: ConeGeometry, rows: int, columns: int) -> ConeGeometry:

@@ -307,8 +307,7 @@ def test_slices_and_views_of_a_measured_volume(scanned, reconstruct):
 
 @pytest.mark.parametrize("change, flags, reason", [
     (lambda p, text: (p[1:], text), [], "23 x 30 x 44 (views, v, u); the geometry has 24 x 30 x 44"),
-    (lambda p, text: (p, text.replace("mu_water: 0.02", "")), [], "mu_water: missing"),
-    (lambda p, text: (p, text.replace("volume_shape: [8, 16, 16]", "")), [], "volume_shape: missing"),
+    (lambda p, text: (p, text.replace("src_dist: 150.0\n", "")), [], "src_dist: missing"),
     (lambda p, text: (p, text.replace("src_dist: 150", "src_distance: 150")), [], "src_distance: unknown key"),
     (lambda p, text: (p, "geometry: ["), [], "not a YAML file"),
     (lambda p, text: (p * np.nan, text), [], "NaN"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.cli import choices
-from utils.cli.types import existing_file, existing_path, nearest, number, one_of, truth
+from utils.cli.types import existing_file, existing_path, nearest, number, one_of, polynomial, truth
 
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTIONS = {
@@ -44,7 +44,8 @@ def chosen(name: str, table: tuple, help: str, default: str, modality: str = "")
 def flag_groups(modality: str) -> dict[str, list[Flag]]:
     """The flags of "ct" or "mr", by the title of their group in --help."""
     groups = _of_problem(modality) | _of_solution(modality)
-    return {title: [flag for flag in flags if flag.modality in ("", modality)] for title, flags in groups.items()}
+    found = {title: [flag for flag in flags if flag.modality in ("", modality)] for title, flags in groups.items()}
+    return {title: flags for title, flags in found.items() if flags}
 
 
 def _of_problem(modality: str) -> dict[str, list[Flag]]:
@@ -81,11 +82,21 @@ def _of_problem(modality: str) -> dict[str, list[Flag]]:
                  "of the reconstruction, as no scanner measures what the operator computes", 1),
         ],
         "scanner": [
-            Flag("geometry", existing_file, "FILE", "YAML of the scan, see configs/geometry",
+            Flag("geometry", existing_file, "FILE", "YAML of the scan, see configs/geometry; beside a scanner's own "
+                 "files, keys that come before theirs; or RTK's geometry.xml of --projections",
                  ROOT / "configs" / "geometry" / "demo.yaml", "ct"),
-            Flag("projections", existing_path, "PATH", "measured projections [views, v, u] to reconstruct: .npy, .mha, "
-                 ".nrrd, .nii.gz, .tif or a folder of TIFFs; line integrals of attenuation, or counts where --flat or "
-                 "--i0 is given; needs --geometry", None, "ct"),
+            Flag("projections", existing_path, "PATH", "a measured scan to reconstruct: a scanner's own file or folder "
+                 "(docs/my_scanner.md), or with --geometry projections [views, v, u]: .npy, .mha, .nrrd, .nii.gz, .tif "
+                 "or a folder of TIFFs; line integrals of attenuation, or counts where --flat or --i0 is given", None,
+                 "ct"),
+            Flag("bin", number(int, 1, 64), "N", "means over N x N pixels while reading", 1, "ct"),
+            Flag("every", number(int, 1, 100_000), "K", "every Kth view alone", 1, "ct"),
+            Flag("mirror", truth, "true|false", "the scan with left and right exchanged: columns, offset and direction "
+                 "of rotation; no data can tell", False, "ct", BARE),
+            Flag("reverse", truth, "true|false", "the scan turning the other way", False, "ct", BARE),
+            Flag("turn", number(float, -360, 360), "DEGREES", "added to all angles", 0.0, "ct"),
+            Flag("fix-offset", truth, "true|false", "shift the detector sideways to where lines that were measured "
+                 "twice have it", False, "ct", BARE),
             Flag("flat", existing_path, "PATH", "counts without an object, one or several frames", None, "ct"),
             Flag("dark", existing_path, "PATH", "counts without radiation, one or several frames", None, "ct"),
             Flag("i0", number(float, above=0, most=1e15), "N", "counts without an object, one number for all pixels",
@@ -93,6 +104,16 @@ def _of_problem(modality: str) -> dict[str, list[Flag]]:
             Flag("bad-pixels", existing_file, "FILE", "more bad pixels of the detector than are found by themselves: "
                  "an image [v, u] that is not 0 there, or a text with v and u a line", None, "ct"),
             chosen("projector", choices.PROJECTORS, "whose projector", "auto", "ct"),
+        ],
+        "corrections of measured projections": [
+            Flag("scatter", number(float, 0, 0.9), "F", "subtract this part of the open beam's mean from every pixel",
+                 0.0, "ct"),
+            Flag("air", truth, "true|false", "scale every view so that its margin is air", False, "ct", BARE),
+            Flag("rings", number(int, 0, 999), "N", "take out what a detector column adds to all views, as its mean "
+                 "differs from the median of N (odd; 9 is usual); 0: nothing", 0, "ct"),
+            Flag("beam-hardening", polynomial, "fit|A1,A2,..", "straighten line integrals, p' = A1 p + A2 p^2 ..; fit: "
+                 "so that a body of one material is flat", None, "ct"),
+            Flag("unit", one_of("HU", "mm"), "{HU,mm}", "of the volumes: HU, or attenuation per mm", "HU", "ct"),
         ]}
 
 

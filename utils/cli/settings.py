@@ -12,6 +12,8 @@ from utils.cli.types import nearest
 
 PRESETS = ROOT / "configs" / "presets"
 MESSAGES = ("verbosity", "debug", "environment")
+MEASURED = {"bin": 1, "every": 1, "mirror": False, "reverse": False, "turn": 0.0, "fix_offset": False, "air": False,
+            "scatter": 0.0, "rings": 0, "beam_hardening": None, "unit": "HU"}    # of measured scans: what does nothing
 
 
 class Options(SimpleNamespace):
@@ -207,6 +209,8 @@ def _with_defaults(modality: str, values: dict, flags: dict[str, Flag]) -> dict:
         of_choices |= {parameter.name: values.get(parameter.name, default)
                        for parameter, default in choice.parameters.items() if parameter.name in of_choices}
     result = {name: values.get(name, flag.default) for name, flag in flags.items()} | of_choices
+    if modality == "ct" and result["projections"] is not None and "geometry" not in values:
+        result["geometry"] = None       # the default is the demo's
     if modality == "ct" and result["projections"] is None:
         result["degree"] = result["degree"] or 90
         result["recon_size"] = result["recon_size"] or (None if result["prior"] else 256)
@@ -265,9 +269,10 @@ def _check_scan(options: Options, error: Callable) -> None:
         for name in ("flat", "dark", "i0", "bad_pixels"):
             if getattr(options, name) is not None:
                 error(f"--{name.replace('_', '-')} is for measured counts; it needs --projections")
+        for name, neutral in MEASURED.items():
+            if getattr(options, name) != neutral:
+                error(f"--{name.replace('_', '-')} is for measured projections; it needs --projections")
         return
-    if options.geometry == ROOT / "configs" / "geometry" / "demo.yaml":
-        error("--projections needs --geometry: the scan that they were measured with, see configs/geometry")
     if options.sino_noise:
         error(f"--sino-noise {options.sino_noise:g}: measured projections have their own noise; accepted: 0")
     if options.oversample > 1:
@@ -278,3 +283,5 @@ def _check_scan(options: Options, error: Callable) -> None:
         error("--flat and --i0 are both given; accepted is one of them")
     if options.dark is not None and options.flat is None and options.i0 is None:
         error("--dark needs --flat or --i0 beside it")
+    if options.rings and options.rings % 2 == 0:
+        error(f"--rings {options.rings}: accepted: odd numbers, from 3 on")

@@ -52,6 +52,20 @@ def truth(text: str) -> bool:
         raise argparse.ArgumentTypeError(f"{text!r}; accepted: true, false") from None
 
 
+def polynomial(text: str) -> str:
+    """``fit``, or 1 to 6 numbers between commas, as a text."""
+    if text.lower() == "fit":
+        return "fit"
+    convert = number(float, -1e6, 1e6)
+    try:
+        count = len([convert(word) for word in text.split(",")])
+    except argparse.ArgumentTypeError:
+        count = 0
+    if not 1 <= count <= 6:
+        raise argparse.ArgumentTypeError(f"{text!r}; accepted: fit, or 1 to 6 numbers between commas")
+    return text
+
+
 def existing_file(text: str) -> Path:
     """A file that exists and can be opened."""
     path = Path(text)

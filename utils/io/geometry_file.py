@@ -1,8 +1,9 @@
 """YAML files of cone-beam geometries; their keys are the fields of `ConeGeometry`."""
 import tokenize
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -25,35 +26,51 @@ class Spread:
 def read_geometry(path: str | Path, *needed: str) -> ConeGeometry:
     """Read a geometry file.
 
-    ``angles`` are a list in degrees, or {start: 0, stop: 360, views: 360}: evenly spread, stop left out.
-    ``view_vectors`` are a list of lists of 12 numbers, or the name of a .npy, .txt or .csv file beside the YAML file.
-
     Args:
-        path: The YAML file.
+        path: The YAML file, as in `geometry_fields`.
         needed: Fields that may be None in a `ConeGeometry` and may not be missing here.
 
     Raises:
         ValueError: In one line: path, key, what was found, what is accepted.
         OSError: When the file cannot be read.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    tree = read_yaml(path)
+    tree = geometry_fields(path, [field.name for field in fields(ConeGeometry) if field.default is MISSING])
     try:
-        check_keys(tree, [field.name for field in fields(ConeGeometry)],
-                   [field.name for field in fields(ConeGeometry) if field.default is MISSING])
-        if isinstance(tree.get("angles"), dict):
-            spread = read(Spread, tree["angles"], "angles")
-            tree["angles"] = np.linspace(spread.start, spread.stop, spread.views, endpoint=False)
-        if isinstance(tree.get("view_vectors"), str):
-            tree["view_vectors"] = _table(path.parent / tree["view_vectors"])
         for key in needed:
             if tree.get(key) is None:
                 raise ValueError(f"{key}: missing; this use of the geometry needs it")
         return ConeGeometry(**tree)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def geometry_fields(path: str | Path, needed: Iterable[str] = ()) -> dict[str, Any]:
+    """Read the keys of a geometry file, all of a scan or some: keywords of `ConeGeometry`.
+
+    ``angles`` are a list in degrees, or {start: 0, stop: 360, views: 360}: evenly spread, stop left out.
+    ``view_vectors`` are a list of lists of 12 numbers, or the name of a .npy, .txt or .csv file beside the YAML file.
+
+    Args:
+        path: The YAML file.
+        needed: Keys that have to be there.
+
+    Raises:
+        ValueError, OSError: As `read_geometry`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    tree = read_yaml(path)
+    try:
+        check_keys(tree, [field.name for field in fields(ConeGeometry)], needed)
+        if isinstance(tree.get("angles"), dict):
+            spread = read(Spread, tree["angles"], "angles")
+            tree["angles"] = np.linspace(spread.start, spread.stop, spread.views, endpoint=False)
+        if isinstance(tree.get("view_vectors"), str):
+            tree["view_vectors"] = _table(path.parent / tree["view_vectors"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return tree
 
 
 def geometry_text(scan: ConeGeometry) -> str:

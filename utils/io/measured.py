@@ -102,10 +102,10 @@ def measure(views: Views, flat: np.ndarray | None = None, dark: np.ndarray | Non
                 np.where(good, views[k][part], 0), size) / blocks
         replaced, open_beam = 0, None
         if counted:
-            reduced = [f if f is None else _sums(np.where(good, f.mean(0, dtype=np.float64)[part], 0), size) / blocks
-                       for f in (open_frames, no_beam)]
-            replaced = line_integrals(p, *reduced, i0, weight == 0, out=p)[1]
-            open_beam = beam(weight.shape, *reduced, i0)[1]
+            full, none = (f if f is None else _sums(np.where(good, f.mean(0, dtype=np.float64)[part], 0), size) / blocks
+                          for f in (open_frames, no_beam))
+            replaced = line_integrals(p, full, none, i0, weight == 0, out=p)[1]
+            open_beam = beam(p.shape[1:], full, none, i0)[1]
         repair(p, weight == 0)
         warnings = check_line_integrals(p) + truncation(p)
     except ValueError as error:
@@ -118,8 +118,8 @@ def _bad_pixels(views: Views, flat: np.ndarray | None, dark: np.ndarray | None, 
                 named: np.ndarray | None) -> np.ndarray:
     """All bad pixels of the detector, bool [v, u]."""
     chosen = np.unique(np.linspace(0, len(views) - 1, SAMPLE).round().astype(int)).tolist()
-    whole = views.held is not None and len(chosen) == len(views)
-    sample = views.held if whole else np.stack([views[k] for k in chosen])
+    held = views.held if len(chosen) == len(views) else None
+    sample = np.stack([views[k] for k in chosen]) if held is None else held
     bad = find_bad_pixels(sample, flat, dark, i0)
     bad = bad if named is None else bad | named
     if bad.mean() > MOST_BAD:

@@ -38,7 +38,7 @@ def open_tiffs(files: list[Path], single: bool = False) -> Views:
     """
     with _damage_named(files[0]) as said:
         pages = _pages(files[0], tifffile.TiffFile(files[0]), said, single)
-    first, shape = _name(pages[0]), pages[0].shape
+    first, (rows, columns) = _name(pages[0]), pages[0].shape
     if single:
         pages[0].parent.close()
 
@@ -50,7 +50,8 @@ def open_tiffs(files: list[Path], single: bool = False) -> Views:
             with tifffile.TiffFile(path) as file:
                 return _values(path, 0, _pages(path, file, said, single)[0], first)
 
-    return Views(len(files) if single else len(pages), shape, read, str(files[0].parent if single else files[0]))
+    name = files[0].parent if single else files[0]
+    return Views(len(files) if single else len(pages), (rows, columns), read, str(name))
 
 
 def _values(path: Path, k: int, page: tifffile.TiffPage, first: str) -> np.ndarray:
@@ -73,7 +74,7 @@ def _pages(path: Path, file: tifffile.TiffFile, said: "_Said", single: bool) -> 
     """
     pages: list[tifffile.TiffPage] = []
     places: set[int] = set()
-    while page := file.pages.get(len(pages), False):
+    while page := file.pages.get(len(pages), False):        # type: ignore[call-overload]
         if page.offset in places:
             raise ValueError(f"{path}: damaged TIFF, its list of pages runs in a circle")
         places.add(page.offset)

@@ -6,7 +6,7 @@ import numpy as np
 from physics.beer_lambert import check_finite
 
 
-class Views(Sequence):
+class Views:
     """Images [v, u] of one shape, read when they are asked for.
 
     Args:
@@ -32,7 +32,7 @@ class Views(Sequence):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, k):       # type: ignore[no-untyped-def]
+    def __getitem__(self, k: int) -> np.ndarray:
         if not -self.count <= k < self.count:
             raise IndexError(k)
         image = np.asarray(self.read(int(k) % self.count))

@@ -1,6 +1,7 @@
 """From options to the scan that is reconstructed, and the volume whose place the result has."""
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,14 +9,13 @@ import torch
 
 from models.window import CT_WINDOW
 from physics.geometry import ConeGeometry
-from physics.plausible import plausibility
 from physics.views import lact_views, svct_views, view_angles
 from utils.cli.messages import input_errors
 from utils.io.geometry_file import read_geometry
 from utils.io.intensity import beyond_window, mr_window
-from utils.io.measured import read_line_integrals
 from utils.io.read import read_unit_ct, read_volume
 from utils.io.volume import Volume, empty_volume, slice_axis
+from utils.run.measured import read_measurement
 from utils.run.setup import find_prior
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,11 @@ def chosen_views(options: Any, scan: ConeGeometry) -> list[int]:
     return chosen
 
 
+def intensities(options: Any, scan: ConeGeometry) -> tuple[float, float]:
+    """What the prior's 0 and 1 stand for in the volumes that a run writes: HU, or attenuation per mm."""
+    return CT_WINDOW if options.unit == "HU" else (0.0, (CT_WINDOW[1] - CT_WINDOW[0]) / 1000 * scan.mu_water)
+
+
 def _simulated(options):
     scan = read_geometry(options.geometry, "mu_water")
     own = read_unit_ct(options.data, options.slice_begin, options.slice_end, CT_WINDOW, options.series)
@@ -105,9 +110,7 @@ def as_measured(y: torch.Tensor, simulated: ConeGeometry, given: ConeGeometry) -
 
 
 def _measured(options):
-    scan = read_geometry(options.geometry, "mu_water", "volume_shape")
-    for line in plausibility(scan):
-        log.warning(f"{options.geometry}: {line}")
+    scan, p = read_measurement(options)
     depth, height, width = scan.volume_shape
     if options.recon_size:
         z, y, x = scan.voxel_size
@@ -116,30 +119,18 @@ def _measured(options):
     place = empty_volume(scan.volume_shape, scan.voxel_size, np.add(scan.volume_centre, scan.isocentre))
     if options.data:
         place = read_unit_ct(options.data, 0, 0, CT_WINDOW, options.series).resize(scan.volume_shape[2])
-        if place.array.shape != scan.volume_shape:
-            raise ValueError(f"{options.data}: {' x '.join(map(str, place.array.shape))} voxels (z, y, x) are no "
-                             f"reference for the {' x '.join(map(str, scan.volume_shape))} of {options.geometry}")
-        if not np.allclose(place.spacing[::-1], scan.voxel_size, rtol=0.01):
-            raise ValueError(f"{options.data}: voxels of {' x '.join(f'{size:.4g}' for size in place.spacing[::-1])} "
-                             "mm (z, y, x) are no reference for the "
-                             f"{' x '.join(f'{size:.4g}' for size in scan.voxel_size)} of {options.geometry}")
-        if not np.allclose(np.reshape(place.direction, (3, 3)), np.eye(3), atol=0.01):
-            log.warning(f"{options.data}: an oblique reference; its axes are taken for those of {options.geometry}")
-    place = place.crop(options.slice_begin, options.slice_end)
-    found = read_line_integrals(options.projections, (scan.views, *scan.det_shape), options.flat, options.dark,
-                                options.i0, options.bad_pixels)
-    if found.replaced:
-        log.warning(f"{options.projections}: {found.replaced} of {found.p.size} pixels counted nothing above dark; "
-                    "they got the least that could be counted")
-    if found.bad.any():
-        log.warning(f"{options.projections}: {found.bad.sum()} bad pixels of the detector are interpolated, (v, u) = "
-                    f"{_places(found.bad)}")
-    for line in found.warnings:
-        log.warning(f"{options.projections}: {line}")
-    return scan, place, found.p
+        _check_reference(options.data, place, scan, str(options.geometry or options.projections))
+    return scan, place.crop(options.slice_begin, options.slice_end), p
 
 
-def _places(bad: np.ndarray, most: int = 10) -> str:
-    """Where the first of the pixels marked in [v, u] are."""
-    found = np.argwhere(bad)
-    return ", ".join(f"({v}, {u})" for v, u in found[:most]) + ", ..." * (len(found) > most)
+def _check_reference(path: Path, place: Volume, scan: ConeGeometry, source: str) -> None:
+    """Raise ValueError where a volume is not on the grid of a scan, and say where it is oblique."""
+    if place.array.shape != scan.volume_shape:
+        raise ValueError(f"{path}: {' x '.join(map(str, place.array.shape))} voxels (z, y, x) are no reference for the "
+                         f"{' x '.join(map(str, scan.volume_shape))} of {source}")
+    if not np.allclose(place.spacing[::-1], scan.voxel_size, rtol=0.01):
+        raise ValueError(f"{path}: voxels of {' x '.join(f'{size:.4g}' for size in place.spacing[::-1])} mm (z, y, x) "
+                         f"are no reference for the {' x '.join(f'{size:.4g}' for size in scan.voxel_size)} of "
+                         f"{source}")
+    if not np.allclose(np.reshape(place.direction, (3, 3)), np.eye(3), atol=0.01):
+        log.warning(f"{path}: an oblique reference; its axes are taken for those of {source}")

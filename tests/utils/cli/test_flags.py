@@ -101,7 +101,6 @@ def test_a_bad_flag_is_one_line_and_status_2(files, capsys, flags, reason):
 
 
 MEASURED = [
-    ([], "--projections needs --geometry"),
     (["--sino-noise", "1"], "--sino-noise 1: measured projections have their own noise; accepted: 0"),
     (["--method", "uncondition"], "--method uncondition uses no projections"),
     (["--flat", ".", "--i0", "9"], "--flat and --i0 are both given; accepted is one of them"),

@@ -29,8 +29,8 @@ def read(mark: Path) -> Scan:
     count = whole(mark, found, "Projections")
     first, step = number(mark, found, "InitialAngle", 0), number(mark, found, "AngularStep")
     if not (0 < source < detector and step_u > 0 and step_v > 0):
-        raise ValueError(f"{mark}: SrcToObject {source:g}, SrcToDetector {detector:g}, pixels of {step_u:g} x {step_v:g}"
-                         "; accepted: positive, the detector farther than the object")
+        raise ValueError(f"{mark}: SrcToObject {source:g}, SrcToDetector {detector:g}, pixels of {step_u:g} x "
+                         f"{step_v:g}; accepted: positive, the detector farther than the object")
     views = open_tiffs(_files(mark, found), single=True)
     check_count(mark, len(views), count, "Projections")
     if views.shape[1:] != shape:

@@ -64,7 +64,7 @@ def read_with(mark: Path, stack: Path) -> Scan:
                   "det_offset": (offset_v + middle[0], offset_u + middle[1])}
         fields |= {"det_spacing": spacing} if spacing else {}
     elif spacing is None:
-        raise ValueError(f"{stack}: no pixel size, which a scan that is not a circle needs; accepted: .mha, .mhd, .nrrd")
+        raise ValueError(f"{stack}: no pixel size, which a scan that is no circle needs; accepted: .mha, .mhd, .nrrd")
     else:
         fields = {"view_vectors": vectors(parameters, spacing, middle)}
     return Scan("RTK", {"det_shape": views.shape[1:], **fields}, views, counted=False)
@@ -115,7 +115,7 @@ def frames(parameters: np.ndarray) -> np.ndarray:
 
 
 def matrices(parameters: np.ndarray) -> np.ndarray:
-    """RTK's matrices of views, from (x, y, z, 1) in its axes to a factor times (u, v, 1) in mm: float64 [views, 3, 4]."""
+    """RTK's matrices of views, (x, y, z, 1) in its axes to a factor times (u, v, 1) in mm: float64 [views, 3, 4]."""
     x, y, n = frames(parameters).transpose(1, 0, 2)
     sid, sdd, sx, sy, px, py = parameters[:, 3:].T
     rows = [np.column_stack([-sdd[:, None] * axis + (s - p)[:, None] * n, sdd * s - (s - p) * sid])
@@ -188,7 +188,8 @@ def write(folder: Path, geometry: ConeGeometry, p: np.ndarray) -> None:
         element = ET.SubElement(root, "Projection")
         for name, value in zip(NAMES, view):
             ET.SubElement(element, name).text = repr(float(value))
-        ET.SubElement(element, "Matrix").text = "\n" + "\n".join(" ".join(repr(float(n)) for n in row) for row in matrix)
+        rows = [" ".join(repr(float(entry)) for entry in row) for row in matrix]
+        ET.SubElement(element, "Matrix").text = "\n".join(["", *rows])
     ET.indent(root)
     with complete_file(folder / "geometry.xml") as partial:
         partial.write_text('<?xml version="1.0"?>\n<!DOCTYPE RTKGEOMETRY>\n' + ET.tostring(root, "unicode") + "\n",

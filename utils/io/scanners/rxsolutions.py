@@ -27,11 +27,10 @@ def read(mark: Path) -> Scan:
         raise ValueError(f"{mark}: {len(missing)} of its {len(names)} images are not beside it ({missing[0]}, ...)")
     extra = len(matching(files[0].parent, f"*{files[0].suffix}")) - len(files)     # type: ignore[union-attr]
     views = open_tiffs([file for file in files if file], single=True)
-    assumed = ("the rows of an image run from the detector's top, its columns to its right",)
-    if extra > 0:
-        assumed += (f"{extra} more images beside it are of no view",)
+    assumed = ["the rows of an image run from the detector's top, its columns to its right"]
+    assumed += [f"{extra} more images beside it are of no view"] * (extra > 0)
     return Scan("RX Solutions", {"det_shape": views.shape[1:], "view_vectors": vectors(places, views.shape[1:])}, views,
-                assumed=assumed)
+                assumed=tuple(assumed))
 
 
 def read_places(path: Path) -> tuple[list[str], np.ndarray]:

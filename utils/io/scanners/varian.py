@@ -150,8 +150,8 @@ def read_pixels(image: Xim) -> np.ndarray:
     sizes = ((table[:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3).ravel()[:max(count, 0)]
     widths = np.left_shift(1, sizes.astype(np.int64))
     if count < 0 or len(sizes) < count or (sizes > 2).any() or len(body) != 4 * (columns + 1) + widths.sum():
-        raise ValueError(f"{image.path}: damaged .xim file (a table of {len(table)} bytes and {len(body)} of pixels, for "
-                         f"{columns} x {rows})")
+        raise ValueError(f"{image.path}: damaged .xim file (a table of {len(table)} bytes and {len(body)} of pixels, "
+                         f"for {columns} x {rows})")
     starts = 4 * (columns + 1) + np.cumsum(widths) - widths
     first = body[:4 * (columns + 1)].view("<i4").astype(np.int64)
     steps = np.empty(rows * columns - 1, np.int64)

@@ -53,7 +53,8 @@ def read(mark: Path) -> Scan:
                   lambda k: stored.numbers(names[k], kind, width * height).reshape(height, width), str(mark))
     fields: dict[str, Any] = {"angles": angles.tolist(), "det_shape": (height, width)}
     assumed = ["the first row of an image is at the top, its first column at the left; angles as they are"]
-    if int(stored.numbers("imageinfo/xraygeometry", "<i4", 1)[0] if "imageinfo/xraygeometry" in streams else CONE) == CONE:
+    beam = stored.numbers("imageinfo/xraygeometry", "<i4", 1)[0] if "imageinfo/xraygeometry" in streams else CONE
+    if beam == CONE:
         fields |= _cone(stored, count)
         fields, more = _shifted(stored, fields)
         assumed += more
@@ -75,7 +76,7 @@ def _cone(stored: "_Streams", count: int) -> dict:
 
 
 def _shifted(stored: "_Streams", fields: dict) -> tuple[dict, list[str]]:
-    """Fields with the shifts (pixels) that align the images, as shifts of the detector; and what was assumed of them."""
+    """Fields with the shifts (pixels) that align the images as shifts of the detector, and what was assumed of them."""
     count = len(fields["angles"])
     x, y = (stored.numbers(f"alignment/{axis}-shifts", "<f4", count).astype(float)
             if f"alignment/{axis}-shifts" in stored.streams else np.zeros(count) for axis in "xy")
@@ -108,9 +109,10 @@ class _Streams:
         try:
             content = self.file.openstream(self.streams[name]).read() if name in self.streams else b""
         except (OSError, ValueError, IndexError, TypeError) as error:
-            raise ValueError(f"{self.path}: {name}: incomplete or damaged ({' '.join(str(error).split())[:80]})") from None
+            reason = " ".join(str(error).split())[:80]
+            raise ValueError(f"{self.path}: {name}: incomplete or damaged ({reason})") from None
         needed = count * np.dtype(kind).itemsize
         if len(content) < needed:
-            raise ValueError(f"{self.path}: {name}: {'missing' if name not in self.streams else f'{len(content)} bytes'}"
-                             f"; accepted: {needed} bytes")
+            found = f"{len(content)} bytes" if name in self.streams else "missing"
+            raise ValueError(f"{self.path}: {name}: {found}; accepted: {needed} bytes")
         return np.frombuffer(content, kind, count)

@@ -1,0 +1,185 @@
+"""From options to a measured scan: what its files say, what the data says of that, and what is corrected."""
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from physics.corrections import harden, level_air, subtract_rings, subtract_scatter
+from physics.geometry import ConeGeometry
+from physics.hardening import flattening
+from physics.opposite_rays import opposite_rays
+from physics.orientation import mirrored, shifted, turned, turning_back
+from physics.plausible import plausibility
+from physics.unknowns import body_attenuation, with_volume
+from utils.cli.messages import input_errors
+from utils.io.geometry_file import geometry_fields
+from utils.io.measured import Measured, measure
+from utils.io.projections import ACCEPTED, open_projections, read_bad_pixels, read_projections
+from utils.io.scanners import FORMATS, Scan, open_scan
+from utils.io.scanners.rtk import read_with
+from utils.run.progress import progress_bar
+
+log = logging.getLogger(__name__)
+
+
+def read_measurement(options: Any) -> tuple[ConeGeometry, np.ndarray]:
+    """The geometry of the views that are kept, with a volume and mu_water, and their line integrals [views, v, u].
+
+    What was assumed, found and corrected is said.
+
+    Raises:
+        ValueError, OSError: files that are not as described, or do not go together.
+    """
+    source = options.projections
+    scan, overrides = open_measurement(options)
+    for line in scan.assumed:
+        log.info(f"{source}: assumed: {line}")
+    with input_errors(str(options.geometry or source)):
+        geometry = oriented(scan.geometry(overrides), options)
+        for line in plausibility(geometry):
+            log.warning(f"{options.geometry or source}: {line}")
+        kept = list(range(0, geometry.views, options.every))
+        geometry = geometry.select(kept).binned(options.bin)
+        if "volume_shape" in scan.fields and "volume_shape" not in overrides and options.bin > 1:
+            geometry = geometry.on_grid(tuple(max(n // options.bin, 1) for n in geometry.volume_shape),
+                                        tuple(size * options.bin for size in geometry.voxel_size))
+        if geometry.volume_shape is None:
+            geometry = with_volume(geometry)
+            log.info(f"{source}: no volume_shape; {' x '.join(map(str, geometry.volume_shape))} voxels of "
+                     f"{geometry.voxel_size[0]:.4g} mm hold the field of view")
+    window = (0, geometry.det_shape[0], 0, geometry.det_shape[1])
+    if not geometry.sideways and (shadow := geometry.window)[1] > shadow[0]:
+        window = (*shadow[:2], 0, geometry.det_shape[1])
+    found = measure_views(options, scan, kept, window)
+    geometry = geometry.crop(*window)
+    correct(options, found)
+    geometry = checked_by_opposite_rays(options, found.p, geometry)
+    if options.beam_hardening is not None:
+        straighten(options, found.p, geometry)
+    if geometry.mu_water is None:
+        geometry = with_water(source, found.p, geometry)
+    return geometry, found.p
+
+
+def open_measurement(options: Any) -> tuple[Scan, dict]:
+    """The scan in a scanner's own files or, with a geometry file, in any stack; and what overrides its fields."""
+    source, file = options.projections, options.geometry
+    rtk = file is not None and Path(file).suffix.lower() == ".xml"
+    try:
+        scan = None if rtk else open_scan(source)
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from None
+    if rtk:
+        return read_with(Path(file), Path(source)), {}
+    overrides = geometry_fields(file) if file else {}
+    if scan is None:
+        if not file:
+            names = ", ".join(known.name for known in FORMATS)
+            raise ValueError(f"--projections {source}: no scan of a known format ({names}); it needs --geometry: the "
+                             f"scan that it was measured with, see configs/geometry")
+        try:
+            views = open_projections(source)
+        except ValueError as error:
+            more = ", or a scanner's own files" if str(error).endswith(ACCEPTED) else ""
+            raise ValueError(f"{error}{more}") from None
+        scan = Scan("", {"det_shape": views.shape[1:]}, views, counted=False)
+        if tuple(overrides.get("det_shape", views.shape[1:])) != views.shape[1:] or (
+                "angles" in overrides and len(overrides["angles"]) != len(views)):
+            geometry = ConeGeometry(**overrides)
+            raise ValueError(f"{source}: {' x '.join(map(str, views.shape))} (views, v, u); the geometry has "
+                             f"{' x '.join(map(str, (geometry.views, *geometry.det_shape)))}")
+    return scan, overrides
+
+
+def oriented(geometry: ConeGeometry, options: Any) -> ConeGeometry:
+    """The geometry as --mirror, --reverse and --turn have it."""
+    geometry = turning_back(geometry) if options.reverse else geometry
+    geometry = mirrored(geometry) if options.mirror else geometry
+    return turned(geometry, options.turn) if options.turn else geometry
+
+
+def measure_views(options: Any, scan: Scan, kept: list[int], window: tuple) -> Measured:
+    """`measure` the views that are kept, with the open beam of the scan or of the options; what is odd is said."""
+    source = options.projections
+    flat, dark, i0 = scan.flat, scan.dark, scan.i0
+    if options.flat is not None or options.i0 is not None:
+        flat, i0 = None if options.flat is None else read_projections(options.flat), options.i0
+    if options.dark is not None:
+        dark = read_projections(options.dark)
+    if scan.counted and flat is None and i0 is None:
+        raise ValueError(f"{source}: counts without an open beam; accepted with them: --flat or --i0")
+    named = None if options.bad_pixels is None else read_bad_pixels(options.bad_pixels, scan.views.shape[1:])
+    found = measure(scan.views.select(kept), flat, dark, i0, named, options.bin, window,
+                    progress=lambda views: progress_bar(views, "views read"))
+    if found.replaced:
+        log.warning(f"{source}: {found.replaced} of {found.p.size} pixels counted nothing above dark; they got the "
+                    "least that could be counted")
+    if found.bad.any():
+        log.warning(f"{source}: {found.bad.sum()} bad pixels of the detector are interpolated, (v, u) = "
+                    f"{_places(found.bad)}")
+    for line in found.warnings:
+        log.warning(f"{source}: {line}")
+    return found
+
+
+def correct(options: Any, found: Measured) -> None:
+    """The corrections that are asked for and need no geometry, in place."""
+    if options.scatter:
+        subtract_scatter(found.p, options.scatter, found.open_beam)
+        log.info(f"scatter: {options.scatter:g} of the open beam is subtracted")
+    if options.air:
+        most = level_air(found.p)
+        log.info(f"air: every view is scaled by its margin, by up to {most:.1%}")
+        if most > 0.2:
+            log.warning(f"--air: a margin reads {most:.2f}; is it air?")
+    if options.rings:
+        subtract_rings(found.p, options.rings)
+        log.info(f"rings: columns are compared with the median of {options.rings}")
+
+
+def checked_by_opposite_rays(options: Any, p: np.ndarray, geometry: ConeGeometry) -> ConeGeometry:
+    """Say what lines that were measured twice tell of direction and offset; with --fix-offset the corrected scan."""
+    found = opposite_rays(p, geometry)
+    if found is None:
+        log.info("opposite rays: no line in the source's plane is measured twice; direction and offset are not checked")
+        if options.fix_offset:
+            log.warning("--fix-offset: nothing to find the offset by; it stays")
+        return geometry
+    pitch = float(np.linalg.norm(geometry.vectors[0, 6:9]))
+    log.info(f"opposite rays: they differ by {found.misfit:.2%}, by {found.backwards:.2%} if the scan turned the other "
+             f"way; the detector is {found.offset:+.3f} mm along u from where it is said to be ({pitch:.3g} mm a pixel)"
+             "; that left and right are not exchanged is assumed, no data can tell")
+    if found.turns_back:
+        log.warning("opposite rays: they fit better if the scan turns the other way: add --reverse")
+    if options.fix_offset:
+        return shifted(geometry, found.offset)
+    if abs(found.offset) > pitch / 2:
+        log.warning(f"opposite rays: the offset is off by {found.offset / pitch:+.1f} pixels; --fix-offset applies it")
+    return geometry
+
+
+def straighten(options: Any, p: np.ndarray, geometry: ConeGeometry) -> None:
+    """Beam hardening: the polynomial that is given, or fitted, in place."""
+    if options.beam_hardening == "fit":
+        with input_errors("--beam-hardening fit"):
+            coefficients = flattening(p, geometry)
+    else:
+        coefficients = tuple(float(word) for word in options.beam_hardening.split(","))
+    harden(p, coefficients)
+    log.info("beam hardening: p' = " + " + ".join(f"{c:.5g} p^{k}" for k, c in enumerate(coefficients, 1)))
+
+
+def with_water(source: Path, p: np.ndarray, geometry: ConeGeometry) -> ConeGeometry:
+    """The scan with the attenuation of most of the body for water's."""
+    with input_errors(str(source)):
+        mu = body_attenuation(p, geometry)
+    log.info(f"{source}: no mu_water; most of the body attenuates {mu:.4g} per mm, which counts as water (0 HU)")
+    return replace(geometry, mu_water=mu)
+
+
+def _places(bad: np.ndarray, most: int = 10) -> str:
+    """Where the first of the pixels marked in [v, u] are."""
+    found = np.argwhere(bad)
+    return ", ".join(f"({v}, {u})" for v, u in found[:most]) + ", ..." * (len(found) > most)
