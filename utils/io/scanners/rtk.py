@@ -57,8 +57,9 @@ def read_with(mark: Path, stack: Path) -> Scan:
     else:
         views, spacing, middle = open_projections(stack), None, [0.0, 0.0]
     check_count(mark, len(views), len(parameters), "views")
-    same = (parameters[:, 1:] == parameters[0, 1:]).all(0)
-    if same.all() and not parameters[0, [1, 2, 5, 6]].any():
+    away = np.abs(parameters[:, 1:3] + 180) % 360 - 180     # a turn is none
+    if np.allclose(np.column_stack([away, parameters[:, 5:7]]), 0, atol=1e-9) and np.allclose(
+            parameters[:, 3:], parameters[0, 3:], rtol=0, atol=1e-9):
         _, _, _, sid, sdd, _, _, offset_u, offset_v = parameters[0]
         fields = {"angles": parameters[:, 0].tolist(), "src_dist": sid, "det_dist": sdd - sid,
                   "det_offset": (offset_v + middle[0], offset_u + middle[1])}
