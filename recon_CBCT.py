@@ -50,12 +50,12 @@ def run(options: Any, stack: ExitStack) -> None:
         home = volumes_device(device, 12 * math.prod(scan.volume_shape) + 2 * scan.views * math.prod(scan.det_shape))
         shape = place.array.shape
         slices = (options.slice_begin, options.slice_end) if len(place.array) < scan.volume_shape[0] else (0, 0)
-        source = options.geometry or options.projections
-        with input_errors(str(source)):
+        described = str(options.geometry or options.projections)
+        with input_errors(described):
             acquisition = Acquisition(scan.in_voxels(), chosen_views(options, scan), options.projector, slices,
                                       measured=bool(options.projections))
         if acquisition.doubt:
-            log.warning(f"{source}: {acquisition.doubt}")
+            log.warning(f"{described}: {acquisition.doubt}")
         prior, method = set_up(options, device, place, 0)
         run = stack.enter_context(Run(options, modality="ct", template=place, to_volume=lambda x: x[:, 0],
                                       window=intensities(options, scan), slice_axis=0, device=str(device)))

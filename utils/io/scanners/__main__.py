@@ -26,8 +26,8 @@ from utils.run.geometry_picture import save_geometry_picture
 def main(argv: list[str] | None = None) -> None:
     """Print what was understood, write the geometry as YAML and picture; a mistake is one line and status 2."""
     formats = "; ".join(f"{known.name} (tried on: {known.tried})" for known in FORMATS)
-    parser = Parser(prog="utils.io.scanners", description="What a scanner's files say: distances, pixels, angles, field "
-                    f"of view, volume. Formats: {formats}")
+    parser = Parser(prog="utils.io.scanners", description="What a scanner's files say: distances, pixels, angles, "
+                    f"field of view, volume. Formats: {formats}")
     parser.add_argument("scan", type=existing_path, help="a scan's file or folder")
     parser.add_argument("--geometry", type=existing_path, help="YAML with keys that come before those of the scan")
     parser.add_argument("--mirror", action="store_true", help="as in recon_CBCT.py")
