@@ -306,12 +306,13 @@ def test_slices_and_views_of_a_measured_volume(scanned, reconstruct):
 
 
 @pytest.mark.parametrize("change, flags, reason", [
-    (lambda p, text: (p[1:], text), [], "23 x 30 x 44 (views, v, u); the geometry has 24 x 30 x 44"),
+    (lambda p, text: (p[1:], text), [], "23 x 21 x 41 (views, v, u); the geometry has 24 x 21 x 41"),
     (lambda p, text: (p, text.replace("src_dist: 150.0\n", "")), [], "src_dist: missing"),
     (lambda p, text: (p, text.replace("src_dist: 150", "src_distance: 150")), [], "src_distance: unknown key"),
     (lambda p, text: (p, "geometry: ["), [], "not a YAML file"),
     (lambda p, text: (p * np.nan, text), [], "NaN"),
     (lambda p, text: (p, text), ["--flat", "zero.npy"], "pixels are not above zero"),
+    (lambda p, text: (p, text), ["--flat", "large.npy"], "flat of shape (1, 30, 44) for views of shape (21, 41)"),
     (lambda p, text: (p, text), ["--flat", "bad.tif"], "bad.tif"),
     (lambda p, text: (p, text), ["--slice-begin", "5", "--slice-end", "9"], "begin 5, end 9: accepted"),
     (lambda p, text: (p, text), ["--task", "SVCT", "--degree", "25"], "--degree 25"),
@@ -323,7 +324,8 @@ def test_bad_measurements_are_one_line_status_2_and_leave_nothing(scanned, recon
     p, text = change(voxels(scanned, "measurement"), (scanned / "geometry.yaml").read_text())
     np.save(tmp_path / "p.npy", p)
     (tmp_path / "scan.yaml").write_text(text)
-    np.save(tmp_path / "zero.npy", np.zeros((30, 44)))
+    np.save(tmp_path / "zero.npy", np.zeros((21, 41)))
+    np.save(tmp_path / "large.npy", np.zeros((30, 44)))
     (tmp_path / "bad.tif").write_bytes(b"II*\0 no image")
     image = sitk.GetImageFromArray(np.arange(-1000, -616, dtype=np.int16).reshape(6, 8, 8))
     sitk.WriteImage(image, str(tmp_path / "small.nii"))

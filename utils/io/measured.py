@@ -87,9 +87,11 @@ def measure(views: Views, flat: np.ndarray | None = None, dark: np.ndarray | Non
     """
     top, bottom, left, right = window or (0, views.shape[1] // size, 0, views.shape[2] // size)
     part = slice(top * size, bottom * size), slice(left * size, right * size)
-    open_frames, no_beam = (None if f is None else np.asarray(f).reshape(-1, *views.shape[1:]) for f in (flat, dark))
     counted = flat is not None or i0 is not None
     try:
+        if counted:
+            beam(views.shape[1:], flat, dark, i0)       # their shapes
+        open_frames, no_beam = (None if f is None else np.reshape(f, (-1, *views.shape[1:])) for f in (flat, dark))
         bad = _bad_pixels(views, open_frames, no_beam, i0, named)
         good = ~bad[part]
         weight = _sums(good, size)
