@@ -1,5 +1,18 @@
-"""Draw docs/geometry.png, the conventions of docs/my_projections.md, by `python docs/make_pictures.py`."""
+"""Make the pictures of README and the pages again, by `python docs/make_pictures.py [NAME ...]`.
+
+geometry     geometry.png, the conventions of my_projections.md, drawn here
+demo_CT      demo_CT.png, the panel of `bash recon_CBCT.sh`
+demo_MR      demo_MR.png, the panel of `bash recon_ZSR.sh`
+quickstart   the outputs of quickstart.ipynb; needs nbclient and ipykernel
+
+Without a name it makes the first three. Those of results.md are of the study that the page describes.
+"""
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib
 
@@ -8,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Ellipse, Rectangle
 
+DOCS = Path(__file__).resolve().parent
 SOURCE, DETECTOR, HALF = 7.0, 5.0, 4.6      # from the axis, and half the detector's side: the demo's, divided by 100
 BEAM, FRAME, STEP = "#d98c1f", "#4878a8", "#b03a2e"
 
@@ -65,10 +79,42 @@ def sagittal(axes) -> None:
     axes.set(title="from the patient's left, t = 0", xlim=(-8.2, 8), ylim=(-6.8, 6.4))
 
 
-if __name__ == "__main__":
+def geometry() -> None:
+    """The axes of the geometry."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
     for panel, draw in zip(panels, (axial, sagittal)):
         panel.set_aspect("equal")
         panel.axis("off")
         draw(panel)
-    figure.savefig(Path(__file__).with_name("geometry.png"), dpi=110)
+    figure.savefig(DOCS / "geometry.png", dpi=110)
+
+
+def demo(script: str, name: str) -> None:
+    """The panel of what a script does with nothing set."""
+    with TemporaryDirectory() as folder:
+        subprocess.run(["bash", DOCS.parent / script, "--no-report", "--output", f"{folder}/run"], check=True)
+        shutil.copy(f"{folder}/run/panel.png", DOCS / name)
+
+
+def quickstart() -> None:
+    """What the cells of the notebook print and draw."""
+    import nbclient
+    import nbformat
+
+    path = DOCS / "quickstart.ipynb"
+    book = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(book, resources={"metadata": {"path": str(DOCS)}}).execute()
+    for cell in book.cells:
+        cell["metadata"] = {}       # the times of execution
+    book.metadata.pop("language_info", None)
+    path.write_text(json.dumps(book, indent=1) + "\n", encoding="utf-8")
+
+
+MAKERS = {"geometry": geometry, "demo_CT": lambda: demo("recon_CBCT.sh", "demo_CT.png"),
+          "demo_MR": lambda: demo("recon_ZSR.sh", "demo_MR.png"), "quickstart": quickstart}
+
+if __name__ == "__main__":
+    if unknown := set(sys.argv[1:]) - set(MAKERS):
+        sys.exit(f"{unknown.pop()}: no picture; accepted: {', '.join(MAKERS)}")
+    for wanted in sys.argv[1:] or ("geometry", "demo_CT", "demo_MR"):
+        MAKERS[wanted]()
