@@ -2,7 +2,6 @@
 import math
 
 import numpy as np
-import SimpleITK as sitk
 
 from utils.io.volume import Volume
 
@@ -56,6 +55,8 @@ def _resampled(array: np.ndarray, axes: np.ndarray, origin: np.ndarray) -> tuple
     if grown.prod() > GROWTH * size.prod():
         raise ValueError(f"slices sheared by {degrees:.0f} degrees, on {' x '.join(map(str, grown))} upright voxels; "
                          f"accepted: up to {GROWTH} times the {' x '.join(map(str, size))} there are")
+    import SimpleITK as sitk  # here: it takes 0.1 GB, and most volumes are upright
+
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(np.asarray(origin, float).tolist())

@@ -1,11 +1,11 @@
 """What a run's volumes depend on: settings, versions, machine, and the content of its files and of the program."""
 import logging
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 
 from models.precision import choose_precision
@@ -40,7 +40,7 @@ def record(options: Any, device: str) -> dict:
     settings["digests"] = {key: content_digest(given[key]) for key in FILES if given.get(key)} | prior
     settings["versions"] = {"program": program_digest(), "python": platform.python_version(),
                             "torch": str(torch.__version__), "numpy": np.__version__,
-                            "SimpleITK": sitk.Version.VersionString()}
+                            "SimpleITK": version("SimpleITK")}
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     settings["machine"] = {"platform": platform.platform(), "threads": torch.get_num_threads(), "gpu": gpu}
     if options.source:

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from utils.run.metrics import by_slice, evaluate, inter_slice_error, sharpness
+from utils.run.metrics import by_slice, evaluate, inter_slice_error, sharpness, ssim
 
 
 def volumes(shape=(12, 16, 20)):
@@ -43,6 +43,16 @@ def test_ssim_of_many_slices_is_the_mean_of_single_ones():
     truth[:, 0, 0], truth[:, 0, 1] = 0, 1      # the same range for every slice
     singles = [evaluate(volume[k:k + 1], truth[k:k + 1])["axial"]["ssim"] for k in range(35)]
     assert evaluate(volume, truth)["axial"]["ssim"] == pytest.approx(sum(singles) / 35, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 11, 11), (2, 40, 25)])
+def test_ssim_is_that_of_torchmetrics(shape):
+    known = pytest.importorskip("torchmetrics.functional.image").structural_similarity_index_measure
+    volume, truth = volumes(shape)
+    volume[0, :8], truth[0, :8] = 0.3, 0.7      # constant in a whole window
+    expected = known(volume[:, None], truth[:, None], data_range=0.9, reduction="none")
+    assert torch.allclose(ssim(volume, truth, 0.9), expected.view(-1), atol=1e-4)
+    assert torch.allclose(ssim(truth, truth, 0.9), torch.ones(shape[0]))
 
 
 def test_inter_slice_error_sees_jumps_not_offsets():
