@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class Processes:
             try:
                 dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
             except (ValueError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:200]
+                reason = shorten(str(error), 200, placeholder=" ...")
                 raise ConnectionError(f"{self.count} processes can't be connected ({reason}); accepted: started by "
                                       "torchrun") from None
         yield
