@@ -71,7 +71,7 @@ def read_checkpoint(path: str | Path) -> dict:
     except (*UNREADABLE, SafetensorError, OSError) as error:
         if isinstance(error, OSError) and error.filename:       # without a name: of a file that is cut
             raise
-        reason = shorten(str(error), 120, placeholder=" ...") or type(error).__name__
+        reason = shorten(f"{type(error).__name__}: {error}", 120, placeholder=" ...")
         raise ValueError(f"{path}: not a checkpoint of plain tensors ({reason})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}; accepted: a dict of weights")
