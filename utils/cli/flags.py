@@ -67,6 +67,13 @@ def _of_problem(modality: str) -> dict[str, list[Flag]]:
                                        "or its number"),
             Flag("slice-begin", number(int, 0, 1_000_000), "K", "first slice along z", 0),
             Flag("slice-end", number(int, 0, 1_000_000), "K", "slice after the last; both 0: the whole volume", 0),
+            Flag("thick", existing_path, "PATH", "measured thick slices to super-resolve, NIfTI or a folder with a "
+                 "DICOM series; --data beside it is a reference on the result's grid; slice ranges count thick slices",
+                 None, "mr"),
+            Flag("slice-profile", one_of("box", "gauss"), "{box,gauss}", "of --thick, how a slice weighs what it covers; "
+                 "gauss is at half of its height as wide as the slice is thick, and needs more --num-cg", "box", "mr"),
+            Flag("slice-thickness", number(float, above=0, most=1000), "MM", "of --thick, where it is not the spacing: "
+                 "less with gaps (default: SliceThickness of DICOM, else the spacing)", None, "mr"),
             Flag("slice-axis", one_of("x", "y", "z"), "{x,y,z}", "axis of the file that thick slices are stacked along "
                  "(default: that of the largest spacing where it is 1.5 times the others, else z, the third)", None,
                  "mr"),
