@@ -70,8 +70,8 @@ def _of_problem(modality: str) -> dict[str, list[Flag]]:
             Flag("thick", existing_path, "PATH", "measured thick slices to super-resolve, NIfTI or a folder with a "
                  "DICOM series; --data beside it is a reference on the result's grid; slice ranges count thick slices",
                  None, "mr"),
-            Flag("slice-profile", one_of("box", "gauss"), "{box,gauss}", "of --thick, how a slice weighs what it covers; "
-                 "gauss is at half of its height as wide as the slice is thick, and needs more --num-cg", "box", "mr"),
+            Flag("slice-profile", one_of("box", "gauss"), "{box,gauss}", "of --thick, what a slice weighs in it: "
+                 "a gauss is at half its height as wide as the slice is thick, and needs more --num-cg", "box", "mr"),
             Flag("slice-thickness", number(float, above=0, most=1000), "MM", "of --thick, where it is not the spacing: "
                  "less with gaps (default: SliceThickness of DICOM, else the spacing)", None, "mr"),
             Flag("slice-axis", one_of("x", "y", "z"), "{x,y,z}", "axis of the file that thick slices are stacked along "
