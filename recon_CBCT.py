@@ -36,15 +36,14 @@ def run(options: Any, stack: ExitStack) -> None:
     from algorithms.problem import Problem
     from physics.acquisition import Acquisition
     from utils.io.geometry_file import geometry_text
-    from utils.run.device import choose_device, volumes_device
-    from utils.run.run import Run
+    from utils.run.device import volumes_device
+    from utils.run.processes import joined, open_run
     from utils.run.samples import posterior_mean
     from utils.run.scan import chosen_views, intensities, read_scan
     from utils.run.setup import set_up
 
     with input_errors(debug=options.debug):      # everything that can be wrong is found here
-        with input_errors("--device"):
-            device = choose_device(options.device, options.gpu)
+        device, processes = stack.enter_context(joined(options))
         scan, place, source = read_scan(options)
         # At the most about a dozen volumes and two sets of projections are needed at a time.
         home = volumes_device(device, 12 * math.prod(scan.volume_shape) + 2 * scan.views * math.prod(scan.det_shape))
@@ -53,12 +52,13 @@ def run(options: Any, stack: ExitStack) -> None:
         described = str(options.geometry or options.projections)
         with input_errors(described):
             acquisition = Acquisition(scan.in_voxels(), chosen_views(options, scan), options.projector, slices,
-                                      measured=bool(options.projections))
+                                      measured=bool(options.projections), processes=processes)
         if acquisition.doubt:
             log.warning(f"{described}: {acquisition.doubt}")
-        prior, method = set_up(options, device, place, 0)
-        run = stack.enter_context(Run(options, modality="ct", template=place, to_volume=lambda x: x[:, 0],
-                                      window=intensities(options, scan), slice_axis=0, device=str(device)))
+        prior, method = set_up(options, device, place, 0, processes)
+        run = stack.enter_context(open_run(processes, options, modality="ct", template=place, device=str(device),
+                                           to_volume=lambda x: x[:, 0], window=intensities(options, scan),
+                                           slice_axis=0))
     log.info(f"{options.method}: {' x '.join(map(str, shape))} voxels, {len(acquisition.views)} of {scan.views} views, "
              f"on {device}")
     generator = torch.Generator().manual_seed(options.seed)

@@ -77,13 +77,13 @@ def main(argv: list[str] | None = None) -> None:
         args = parse_args(argv)
         set_up_logging(0)
         use_threads(args.threads)
+        from op.processes import Processes
         from utils.io.config import load_config
         from utils.io.files import clear_partial
         from utils.run.device import choose_device
-        from utils.train.processes import Processes
 
         with input_errors():
-            processes = Processes()
+            processes = Processes.started()
             if processes.rank:
                 logging.disable(logging.WARNING)    # one of them speaks
             config = load_config(args.config_path)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.precision import autocast
+from op.processes import ALONE, Processes
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +28,15 @@ class SliceScore:
         device: where it computes.
         progress: wraps the iterable of batches, for a progress bar.
         precision: of the layers, a key of `models.precision.PRECISIONS`.
+        processes: that share the slices; each gets the score of all.
     """
 
     def __init__(self, network: nn.Module, batch_size: int, device: torch.device | str, progress: Callable = iter,
-                 precision: str = "float32"):
+                 precision: str = "float32", processes: Processes = ALONE):
         # Channels last is the layout that convolutions are fastest in.
         self.network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.batch_size, self.device, self.progress = batch_size, torch.device(device), progress
-        self.precision = precision
+        self.precision, self.processes = precision, processes
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -55,10 +57,11 @@ class SliceScore:
 
     def _in_batches(self, x, function, v=None):
         """``function`` (x, v) of every batch of slices, put together; a batch that memory is short for is split."""
-        result = torch.empty_like(x)
-        batches = [slice(begin, begin + self.batch_size) for begin in range(0, len(x), self.batch_size)]
+        result, own = torch.zeros_like(x), self.processes.part(len(x))
+        batches = [slice(begin, min(begin + self.batch_size, own.stop))
+                   for begin in range(own.start, own.stop, self.batch_size)]
         for batch in self.progress(batches):
-            begin, end = batch.start, min(batch.stop, len(x))
+            begin, end = batch.start, batch.stop
             while begin < end:
                 part = slice(begin, min(begin + self.batch_size, end))
                 try:
@@ -72,7 +75,7 @@ class SliceScore:
                 else:
                     result[part] = found.to(x.device)
                     begin = part.stop
-        return result
+        return self.processes.sum(result)
 
     def _score(self, x, sigma):
         """Score of one batch of slices, on the network's device."""

@@ -89,6 +89,10 @@ class Compiled:
         if message is not None:
             raise RuntimeError(f"{self.name}: {message.decode()}")
 
+    def has(self, function: str, x: torch.Tensor) -> bool:
+        """Whether the code for a tensor's device, where `choose` has said that it is there, has such a function."""
+        return hasattr(load(self.name, [self._source(x.device.type)]), function)
+
     def _source(self, device_type):
         return FOLDER / f"{self.name}{SOURCES.get(device_type, '.none')}"
 

@@ -259,7 +259,11 @@ def _compiled_backproject(projections, rays, out):
 
 def _call(name, source, rays, out):
     sizes = _Sizes(len(rays.views), *rays.det_shape, *rays.window, *rays.volume_shape, *rays.voxel_size[::-1])
-    COMPILED.call(name, source, out, rays.views, sizes)
+    scratch, needed = [], np.zeros(1, dtype=np.int64)
+    if COMPILED.has("cone_beam_scratch", source):
+        COMPILED.call("cone_beam_scratch", source, needed, rays.views, sizes)
+        scratch = [torch.empty(int(needed[0]), dtype=torch.uint8, device=source.device)]
+    COMPILED.call(name, source, out, rays.views, sizes, *scratch)
     return out
 
 

@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 
+from op.processes import ALONE, Processes
 from physics.backends import cone_beam_operator
 from physics.cone_beam import ConeBeam
 from physics.fdk import check_fdk, fdk
@@ -28,27 +29,29 @@ class Acquisition:
         projector: as in `physics.backends.cone_beam_operator`.
         slices: (begin, end) of the wanted slices along z, half-open; (0, 0): all.
         measured: the rays may have met something outside the volume, which a simulation's never do.
+        processes: that share the work.
 
     Raises:
         ValueError: a geometry that the projector or FDK cannot do, or views and slices that are not there.
     """
 
     def __init__(self, geometry: ConeGeometry, views: Sequence[int], projector: str = "auto",
-                 slices: tuple[int, int] = (0, 0), measured: bool = False):
+                 slices: tuple[int, int] = (0, 0), measured: bool = False, processes: Processes = ALONE):
         if geometry.volume_shape is None:
             raise ValueError("volume_shape: missing; an acquisition has a volume")
         depth = geometry.volume_shape[0]
         begin, end = slices if slices != (0, 0) else (0, depth)
         if not 0 <= begin < end <= depth:
             raise ValueError(f"slices {begin} to {end}: accepted are begin < end <= {depth}, the number of slices")
-        self.views, self.slices, self.projector = list(views), slice(begin, end), projector
+        self.views, self.slices = list(views), slice(begin, end)
+        self.operator_of = partial(cone_beam_operator, projector=projector, processes=processes)
         self.measured = measured and not geometry.sideways      # margins are worked out along rows across the axis
-        self.full: ConeBeam = cone_beam_operator(geometry, projector)
-        self.few: ConeBeam = cone_beam_operator(geometry.select(views), projector)
+        self.full: ConeBeam = self.operator_of(geometry)
+        self.few: ConeBeam = self.operator_of(geometry.select(views))
         self.doubt = check_fdk(self.few.geometry)
         self.operator, self.window = self.few.crop()
         if end - begin < depth:
-            self.operator = cone_beam_operator(geometry.slab(begin, end).select(views).crop(*self.window), projector)
+            self.operator = self.operator_of(geometry.slab(begin, end).select(views).crop(*self.window))
 
     def simulate(self, x: torch.Tensor) -> torch.Tensor:
         """Line integrals [1, views, v, u] of all views, of x [D, 1, H, W] or of x on a grid that is n times finer.
@@ -61,7 +64,7 @@ class Acquisition:
         times = len(x) // self.full.domain_shape[0]
         if times < 2:
             return self.full.A(x)
-        return cone_beam_operator(self.full.geometry.finer(times), self.projector).A(x).div_(times)
+        return self.operator_of(self.full.geometry.finer(times)).A(x).div_(times)
 
     def fdk_of_all(self, y: torch.Tensor) -> torch.Tensor:
         """FDK of the wanted slices [slices, 1, H, W] from all views y [1, views, v, u]."""
@@ -74,7 +77,7 @@ class Acquisition:
     def _fdk(self, y, operator):
         if self.measured:
             y, geometry = extend_rows(y, operator.geometry)
-            operator = operator if geometry is operator.geometry else cone_beam_operator(geometry, self.projector)
+            operator = operator if geometry is operator.geometry else self.operator_of(geometry)
         return fdk(y, operator)[self.slices]
 
     def of_views(self, y: torch.Tensor) -> torch.Tensor:
@@ -96,8 +99,7 @@ class Acquisition:
             return sirt(y, operator, progress=progress)
 
         if self.measured:
-            y, initial = volume_alone(y, self.few.geometry, solve,
-                                      partial(cone_beam_operator, projector=self.projector), self.slices)
+            y, initial = volume_alone(y, self.few.geometry, solve, self.operator_of, self.slices)
         else:
             whole = solve(y, self.few)
             initial = whole[self.slices].contiguous()

@@ -4,6 +4,7 @@ import importlib
 import torch
 from torch.nn.functional import interpolate
 
+from op.processes import ALONE, Processes
 from physics.cone_beam import ConeBeam
 from physics.geometry import ConeGeometry
 
@@ -12,7 +13,8 @@ PACKAGES = {"astra": "astra-toolbox 2.2 or newer (pip install astra-toolbox)",
 TOLERANCE = 0.05        # largest difference from the native line integrals of a smooth volume, relative
 
 
-def cone_beam_operator(geometry: ConeGeometry, projector: str = "auto", impl: str | None = None) -> ConeBeam:
+def cone_beam_operator(geometry: ConeGeometry, projector: str = "auto", impl: str | None = None,
+                       processes: Processes = ALONE) -> ConeBeam:
     """The ConeBeam of a geometry on the chosen projector.
 
     Args:
@@ -20,6 +22,7 @@ def cone_beam_operator(geometry: ConeGeometry, projector: str = "auto", impl: st
         projector: "native": `op.cone_beam`, any device and geometry, exact adjoint; "astra", "torch_radon": these
             libraries, on CUDA, see `AstraBeam` and `TorchRadonBeam`; "auto": native.
         impl: of the native projector, as in `op.cone_beam.project`.
+        processes: that share the views of the native projector; those of libraries are computed in each.
 
     Raises:
         ValueError: an unknown projector, a library or a CUDA device that is missing, a geometry that the library
@@ -27,7 +30,7 @@ def cone_beam_operator(geometry: ConeGeometry, projector: str = "auto", impl: st
             checked in up to three views.
     """
     if projector in ("auto", "native"):
-        return ConeBeam(geometry, impl)
+        return ConeBeam(geometry, impl, processes)
     if projector not in BEAMS:
         raise ValueError(f"projector: expected auto, native, {' or '.join(sorted(BEAMS))}, found {projector}")
     try:

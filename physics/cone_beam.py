@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from op import cone_beam
+from op.processes import ALONE, Processes
 from physics.geometry import ConeGeometry
 from physics.operator import LinearOperator
 from physics.sirt import sirt
@@ -19,21 +20,24 @@ class ConeBeam(LinearOperator):
     Args:
         geometry: with a volume.
         impl: as in `op.cone_beam.project`.
+        processes: that share the views; each has all volumes and projections.
 
     Raises:
         ValueError: no volume_shape, no ray that meets the volume, or rays parallel to z; names the geometry's field.
     """
 
-    def __init__(self, geometry: ConeGeometry, impl: str | None = None):
+    def __init__(self, geometry: ConeGeometry, impl: str | None = None, processes: Processes = ALONE):
         if geometry.volume_shape is None:
             raise ValueError("volume_shape: expected 3 positive whole numbers (z, y, x), found none")
-        self.geometry, self.impl = geometry, impl
+        self.geometry, self.impl, self.processes = geometry, impl, processes
+        self.own = processes.part(geometry.views)       # the views that this process computes
         top, bottom, left, right = self.window
         if top == bottom or left == right:
             raise ValueError("volume_shape: no ray of any view meets the volume; do all lengths have the unit "
                              f"{geometry.unit}?")
         try:
-            self.rays = self._trace()       # finds what the projector cannot do
+            rays = self._trace()            # finds what the projector cannot do
+            self.rays = rays._replace(views=rays.views[self.own])
         except ValueError as error:
             name = "view_vectors" if geometry.view_vectors else "volume_shape"
             raise ValueError(f"{name}: {str(error).removeprefix('vectors: ')}") from None
@@ -59,7 +63,7 @@ class ConeBeam(LinearOperator):
 
     def _on(self, geometry):
         """The same kind of operator for another geometry."""
-        return type(self)(geometry, self.impl)
+        return type(self)(geometry, self.impl, self.processes)
 
     def _trace(self) -> cone_beam.Rays:
         # Views whose v step is parallel to z are the fast ones.
@@ -70,11 +74,16 @@ class ConeBeam(LinearOperator):
 
     def _forward(self, x):
         y = cone_beam.project(x[:, 0], self.rays, self.impl)[None]
-        return y.mT.contiguous() if self.geometry.sideways else y
+        y = y.mT.contiguous() if self.geometry.sideways else y
+        if self.processes.count == 1:
+            return y
+        whole = y.new_zeros(self.range_shape)
+        whole[:, self.own] = y
+        return self.processes.sum(whole)
 
     def _adjoint(self, y):
         y = y.mT if self.geometry.sideways else y
-        return cone_beam.backproject(y[0], self.rays, self.impl)[:, None]
+        return self.processes.sum(cone_beam.backproject(y[0, self.own], self.rays, self.impl)[:, None])
 
     def _pseudo_inverse(self, y):
         return sirt(y, self, nonnegative=False)

@@ -43,15 +43,16 @@ def fdk(y: torch.Tensor, operator: ConeBeam) -> torch.Tensor:
         (width, height, depth), geometry.voxel_size[::-1], geometry.volume_centre[::-1])]
     vectors, weights = geometry.vectors, torch.as_tensor(ray_weights(geometry)).to(y)
     ramp = _ramp(extra + max(geometry.det_shape[1], right), y)
-    volume = y.new_zeros(height, width, depth)
-    for i, (view, matrix, weight) in enumerate(zip(y[0], matrices, weights)):
-        if i == 0 or geometry.view_vectors:                             # the same in all views of a circular scan
+    volume, lines = y.new_zeros(height, width, depth), None
+    for i in range(geometry.views)[operator.own]:
+        view, matrix, weight = y[0, i], matrices[i], weights[i]
+        if lines is None or geometry.view_vectors:                      # the same in all views of a circular scan
             lines, radius = _lines(vectors[i], geometry.det_shape, slice(top, bottom))
             lines = torch.as_tensor(lines).to(y)
         spectrum = torch.fft.rfft(pad(view[top:bottom] * lines * weight, (extra, 0)), n=2 * (len(ramp) - 1))
         filtered = torch.fft.irfft(spectrum * ramp)[:, left + extra:right + extra]
         fdk_backproject(volume, filtered, matrix, axes, radius, operator.impl)
-    return volume.permute(2, 0, 1)[:, None].contiguous()
+    return operator.processes.sum(volume.permute(2, 0, 1)[:, None].contiguous())
 
 
 def check_fdk(geometry: ConeGeometry) -> str | None:

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from copy import deepcopy
 from pathlib import Path
 from unittest import mock
 
@@ -23,14 +24,16 @@ from algorithms.cg import cg
 from algorithms.noise.slerp import Slerp
 from models.ncsnpp import NCSNpp
 from models.precision import choose_precision
-from op import upfirdn2d
+from models.slice_score import SliceScore
+from op import conv3x3, group_norm_silu, upfirdn2d
+from op.processes import Processes
 from physics.backends import cone_beam_operator
 from physics.cone_beam import ConeBeam
 from physics.fdk import fdk
 from physics.views import svct_views
+from tests.published import published_network
 from utils.io.config import load_config
 from utils.io.geometry_file import read_geometry
-from utils.train.processes import Processes
 from utils.train.training import Training
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,9 +44,9 @@ def best_of(functions, seconds=3.0):
     times, end = [[] for _ in functions], time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[-1]) < 3:
         for function, taken in zip(functions, times):
-            start = time.perf_counter()
+            start = CLOCK()
             function()
-            taken.append(time.perf_counter() - start)
+            taken.append(CLOCK() - start)
     return [min(taken) for taken in times]
 
 
@@ -163,11 +166,47 @@ def noise(device):
 
 
 def network(device):
-    """The demo's CT network, a batch of 8 slices, against one slice at a time."""
-    model = NCSNpp(load_config(ROOT / "configs" / "ve" / "demo_CT_128.yaml")).to(device).eval().requires_grad_(False)
-    x, sigma = torch.rand(8, 1, 128, 128, device=device), torch.full((8,), 0.1, device=device)
-    yield "network, 8 slices, in a batch : one by one", \
-        lambda: model(x, sigma), lambda: torch.cat([model(x[k:k + 1], sigma[k:k + 1]) for k in range(8)])
+    """Networks as a reconstruction runs them, against plain PyTorch and, with --published, the published code."""
+    for name, slices in (("demo_CT_128", 8), ("AAPM_256_ncsnpp_Chung", 1)):
+        config = load_config(ROOT / "configs" / "ve" / f"{name}.yaml")
+        size = config.data.image_size
+        model = with_weights(NCSNpp(config)).to(device)
+        x, levels = torch.rand(slices, 1, size, size, device=device), torch.full((slices,), 0.1, device=device)
+        plain = deepcopy(model).eval().requires_grad_(False)
+        what = f"{name}, {slices} x {size} x {size}"
+        rivals = {"plain PyTorch": lambda plain=plain, x=x, levels=levels: referenced(plain, x, levels)}
+        if PUBLISHED and config.training.preconditioning == "none":
+            theirs = published_network(PUBLISHED, config).to(device).eval().requires_grad_(False)
+            theirs.load_state_dict(model.state_dict())
+            rivals["published"] = lambda theirs=theirs, x=x, levels=levels: theirs(x, levels)
+        for precision in ("float32", "bf16", "fp16"):
+            with suppress(ValueError):      # the processor does not have it
+                choose_precision(precision, device)
+                score = SliceScore(deepcopy(model), slices, device, precision=precision)
+                for rival, function in rivals.items():
+                    yield f"{what}, {precision} : {rival}", lambda score=score, x=x: score(x, 0.1), function
+
+
+def with_weights(model):
+    """The model with random weights where a new one has almost zeros, which hide what is before them."""
+    for parameter in model.parameters():
+        if parameter.ndim == 4 and parameter.abs().max() < 1e-3:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+@torch.no_grad()
+def referenced(model, x, levels):
+    """The network without the compiled operations, contiguous and in float32."""
+    with ExitStack() as stack:
+        for function in (conv3x3.conv3x3, group_norm_silu.group_norm_silu, upfirdn2d.upfirdn2d):
+            *defaults, _ = function.__defaults__
+            stack.enter_context(mock.patch.object(function, "__defaults__", (*defaults, "reference")))
+        return model(x, levels)
+
+
+PUBLISHED: Path | None = None       # --published
+CLOCK = time.perf_counter           # --cpu-time
 
 
 def training(device):
@@ -225,10 +264,14 @@ STAGES = {stage.__name__: stage for stage in (projector, reconstruction, resampl
 
 
 def main():
+    global PUBLISHED, CLOCK
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}, demo; all without any")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--published", type=Path, help="a checkout of github.com/duchenhe/ISCS, for `network`")
+    parser.add_argument("--cpu-time", action="store_true", help="count processor time, where others use the machine")
     args = parser.parse_args()
+    PUBLISHED, CLOCK = args.published, time.process_time if args.cpu_time else time.perf_counter
     for name in args.stages:
         if name not in (*STAGES, "demo"):
             parser.error(f"{name}; stages are {', '.join(STAGES)}, demo")

@@ -19,8 +19,8 @@ MAY_IMPORT = {
     "algorithms": set(),
     "utils.cli": set(),
     "utils.io": {"physics"},
-    "utils.run": {"utils.cli", "utils.io", "models", "physics", "algorithms"},    # setup.py, scan.py read the options
-    "utils.train": {"utils.io", "models"},
+    "utils.run": {"utils.cli", "utils.io", "models", "physics", "algorithms", "op"},    # setup.py, scan.py read options
+    "utils.train": {"utils.io", "models", "op"},
     "utils.evaluation": {"utils.io", "utils.run", "utils.cli", "models"},
 }
 KNOW_FLAGS = ("utils.cli", "utils.run", "utils.evaluation")     # run records and evaluation writes command lines
@@ -33,7 +33,9 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
-OTHER_PROGRAMS = {"--nproc-per-node", "--index-url", "--install", "--help"}  # of torchrun, pip, xcode-select
+# of torchrun, dask, sbatch, pip, xcode-select
+OTHER_PROGRAMS = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--port", "--nthreads",
+                  "--ntasks", "--gpus-per-task", "--index-url", "--install", "--help"}
 
 
 def room(module: str) -> str:

@@ -1,5 +1,6 @@
 """The projector against an independent toolkit, its adjoint, its gradient, and C++ and CUDA against PyTorch."""
 import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from op import build, cone_beam
 from op.cone_beam import backproject, project, trace
+from tests.cuda_on_cpu import emulate
 
 
 def circle(angles, src_dist, det_dist, du, dv, offset=(0.0, 0.0)):
@@ -81,9 +83,13 @@ def available(device):
     return cone_beam.COMPILED.choose(None, torch.zeros(1, device=device))
 
 
-@pytest.fixture(params=["reference", "C++", "CUDA"])
-def op(request):
+@pytest.fixture(params=["reference", "C++", "CUDA on CPU", "CUDA"])
+def op(request, monkeypatch):
     """Project and backproject of one implementation, between tensors on the CPU."""
+    if request.param == "CUDA on CPU":
+        if shutil.which("g++") is None:
+            pytest.skip("no g++")
+        emulate.in_place_of_cpp(monkeypatch, "fused")
     device = "cuda" if request.param == "CUDA" else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
@@ -161,7 +167,8 @@ def test_compiled_equals_reference(name, op):
     rays, volume, projections = setting(name)
     for function, reference, source in ((op.project, project, volume), (op.backproject, backproject, projections)):
         expected = reference(source.double(), rays)
-        assert (function(source, rays) - expected).norm() <= 1e-5 * expected.norm()
+        # Positions along a detector column are float, counted from the source: 1e-5 from far above or below.
+        assert (function(source, rays) - expected).norm() <= 2e-5 * expected.norm()
 
 
 def test_without_vector_instructions(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from utils.cli.flags import ROOT, program
+from utils.cli.flags import ROOT, program, speaks
 
 LEVELS = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}    # by -q, nothing, -v
 ROOMS = [path.name for path in ROOT.iterdir() if path.is_dir() and (path / "__init__.py").exists()]
@@ -32,6 +32,8 @@ def set_up_logging(verbosity: int) -> None:
     progress, warnings = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
     progress.addFilter(Progress())
     warnings.setLevel(logging.WARNING)
+    if not speaks():
+        logging.disable(logging.CRITICAL)
     logging.raiseExceptions = False             # a reader that has gone is no error of the run
     logging.basicConfig(handlers=[progress, warnings], format="%(message)s", level=logging.WARNING, force=True)
     for name in (*ROOMS, "__main__", "recon_CBCT", "recon_MRI_ZSR"):
@@ -80,7 +82,8 @@ def failures(debug: bool = False) -> Iterator[None]:
         if not reason or debug:
             raise
         folder = getattr(error, "run_folder", None)
-        again = isinstance(error, (KeyboardInterrupt, MemoryError)) or getattr(error, "errno", None) == errno.ENOSPC
+        again = (isinstance(error, (KeyboardInterrupt, MemoryError, ConnectionError))
+                 or getattr(error, "errno", None) == errno.ENOSPC)
         _say(f"{program()}: {reason}{f'; go on with --resume {folder}' if folder and again else ''}")
         raise SystemExit(status) from None
     finally:
@@ -89,7 +92,9 @@ def failures(debug: bool = False) -> Iterator[None]:
 
 
 def _say(line: str) -> None:
-    """A line on standard error, if there is one."""
+    """A line on standard error, if there is one; of several processes, the first says it."""
+    if not speaks():
+        return
     try:
         print(line, file=sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):

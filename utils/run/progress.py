@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from utils.cli.flags import speaks
+
 log = logging.getLogger(__name__)
 
 EVERY = 30.0     # s, after which a line is due where there is no terminal
@@ -16,7 +18,7 @@ EVERY = 30.0     # s, after which a line is due where there is no terminal
 
 def on_terminal() -> bool:
     """Whether standard error, where bars are drawn, is there and is a terminal."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    return sys.stderr is not None and sys.stderr.isatty() and speaks()
 
 
 class Progress:

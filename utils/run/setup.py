@@ -14,6 +14,7 @@ from models.precision import choose_precision, describe
 from models.prior import Prior, check_levels, levels, load_prior
 from models.prior.fit import misfits
 from models.window import CT_WINDOW
+from op.processes import ALONE, Processes
 from utils.cli import choices
 from utils.cli.messages import input_errors
 from utils.io.prior_file import Card, NoCard, check_digest, parse_card, read_prior
@@ -23,7 +24,7 @@ from utils.run.progress import progress_bar
 log = logging.getLogger(__name__)
 
 
-def set_up(options: Any, device: torch.device, volume: Volume, axis: int,
+def set_up(options: Any, device: torch.device, volume: Volume, axis: int, processes: Processes = ALONE,
            ) -> tuple[Prior | None, Sampling | Unconditional | TotalVariation]:
     """The prior (None for a method without one) and the method.
 
@@ -32,6 +33,7 @@ def set_up(options: Any, device: torch.device, volume: Volume, axis: int,
         device: where the network computes.
         volume: what is reconstructed, or its place: its plane and pixels are compared with those of the prior.
         axis: of its array [z, y, x] along which the prior's slices are stacked.
+        processes: that share the slices.
 
     Raises:
         ValueError: files, levels or settings that don't go together, in one line that names them.
@@ -51,7 +53,7 @@ def set_up(options: Any, device: torch.device, volume: Volume, axis: int,
         precision = choose_precision(options.precision, device)
     log.info(f"network in {describe(precision, device)}")
     prior = open_prior(card, weights, device, options.config_path or weights, window=window, precision=precision,
-                       batch_size=options.batch_size,
+                       batch_size=options.batch_size, processes=processes,
                        progress=lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
     for line in doubts:
         log.warning(f"{weights}: {line}")

@@ -3,7 +3,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ import torch
 
 from models.checkpoint import EMA, load_weights, trainable
 from models.precision import autocast
+from op.processes import Processes
 from utils.io.files import save_tensors
-from utils.train.processes import Processes
 
 # Training draws ln sigma from a normal distribution, as Karras et al. 2022 (EDM, section 5), within the levels of the
 # config. Intensities are in [0, 1]: at 0.15 the structures of an image begin to drown. EDM's spread is 1.2; a
@@ -129,7 +128,7 @@ class Training:
             if self.step < 0:
                 raise ValueError(f"step {self.step}")
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = shorten(str(error), 120, placeholder=" ...")
+            reason = " ".join(str(error).split())[:120]
             raise ValueError(f"{path}: cannot be continued, it is damaged ({reason})") from None
 
     def update(self, x0: torch.Tensor, eps: torch.Tensor, sigma: torch.Tensor, rate: float, stop: bool = False,

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from models.checkpoint import EMA
+from op.processes import Processes
 from utils.train.monitor import Monitor, denoising_errors, validation_levels
-from utils.train.processes import Processes, ahead, stop_signals
+from utils.train.processes import ahead, stop_signals
 from utils.train.training import averaged_weights, check_same_run, learning_rate, noise_levels
 
 

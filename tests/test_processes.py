@@ -1,0 +1,127 @@
+"""One volume on several processes: the volume of one process, one that writes, and one that dies."""
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from algorithms.data_steps.ddnm import DDNM
+from algorithms.data_steps.dds import DDS
+from algorithms.noise.independent import Independent
+from algorithms.problem import Problem, Sampling, TotalVariation, Unconditional, reconstruct
+from models.ncsnpp import NCSNpp
+from models.slice_score import SliceScore
+from op.processes import ALONE, Processes
+from physics.acquisition import Acquisition
+from physics.zsr import ZAverage
+from utils.io.config import load_config
+from utils.io.geometry_file import read_geometry
+
+ROOT = Path(__file__).resolve().parents[1]
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+SIGMAS = [0.4, 0.1]
+METHODS = {
+    "DDS": Sampling(sigmas=SIGMAS, use_init=True, final_sigma=0.1,
+                    data_step=partial(DDS, num_cg=3, w_dz=0.01, w_tv=0.01, dual=0.5)),
+    "DDS from independent noise": Sampling(sigmas=SIGMAS, noise=Independent(), w_dps=0.1),
+    "DDNM": Sampling(sigmas=SIGMAS, use_init=True, data_step=DDNM),
+    "unconditional": Unconditional(sigmas=SIGMAS),
+}
+
+
+def volumes(processes: Processes, few: bool = False) -> dict:
+    """What every method, or DDS alone, makes of a small CT and a small MR problem; and all else of a CT."""
+    torch.manual_seed(0)
+    config = load_config(ROOT / "tests" / "data" / "ncsnpp_tiny.yaml")
+    config.model.num_res_blocks, config.model.ch_mult, config.model.attn_resolutions = 1, [1, 2], []
+    config.model.init_scale = 0.1
+    score = SliceScore(NCSNpp(config), 2, "cpu", processes=processes)
+    truth = torch.rand(5, 1, 16, 16)                # slices and views that two and four do not divide
+    geometry = read_geometry(ROOT / "configs" / "geometry" / "demo.yaml").on_grid((5, 16, 16))
+    scan = Acquisition(geometry.select(range(0, 360, 24)), range(0, 15, 2), processes=processes)
+    y = scan.full.A(truth)
+    found = {"A": y, "FDK of all": scan.fdk_of_all(y), "FDK": scan.fdk(scan.of_views(y))}
+    y, found["SIRT"] = scan.solvable(scan.of_views(y))
+    problem = Problem(operator=scan.operator, y=y, initial=found["SIRT"])
+    methods = {"DDS": METHODS["DDS"]} if few else METHODS
+    for name, method in methods.items():
+        found[f"CT, {name}"] = reconstruct(problem, score, method)
+    if not few:
+        found["CT, ADMM-TV"] = reconstruct(problem, None, TotalVariation())
+    operator = ZAverage((5, 1, 16, 8), 4)
+    y = operator.A(torch.rand(5, 1, 16, 8))
+    problem = Problem(operator=operator, y=y, initial=operator.A_dagger(y))
+    for name, method in methods.items():
+        found[f"MR, {name}"] = reconstruct(problem, score, method)
+    return found
+
+
+def save_volumes(folder: str, few: bool) -> None:
+    """In one of several processes: what it has in the end."""
+    processes = Processes.started()
+    with processes.connected(torch.device("cpu")):
+        torch.save(volumes(processes, few), f"{folder}/{processes.rank}.pt")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_every_method_gives_the_volume_of_one_process(tmp_path, count):
+    few = count > 2         # to save time: all of them were seen to agree
+    code = f"import tests.test_processes as own; own.save_volumes({str(tmp_path)!r}, {few})"
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    started = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT,
+                                env=ONE_THREAD | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+               for rank in range(count)]
+    expected = volumes(ALONE, few)
+    assert [process.wait(300) for process in started] == [0] * count
+    first, *others = (torch.load(tmp_path / f"{rank}.pt") for rank in range(count))
+    for name, volume in expected.items():
+        assert (first[name] - volume).norm() <= 2e-5 * volume.norm(), name
+        assert all(torch.equal(first[name], other[name]) for other in others), name
+
+
+def test_work_is_divided_without_rest():
+    for things, count in ((7, 3), (2, 4), (0, 2), (360, 7)):
+        parts = [range(things)[Processes(rank, count).part(things)] for rank in range(count)]
+        assert [thing for part in parts for thing in part] == list(range(things))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+def test_a_dead_process_ends_all_and_another_number_goes_on(tmp_path):
+    """One line of ours (torchrun adds a report), nothing half-written, and then the volume of an undisturbed run."""
+    flags = ["--preset", "fast", "--slice-begin", "2", "--slice-end", "5", "--recon-size", "32", "--NFE", "30",
+             "--num-cg", "1", "--no-report", "--device", "cpu"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
+         str(ROOT / "recon_CBCT.py"), *flags, "--output-dir", str(tmp_path)],
+        env=ONE_THREAD, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    end = time.monotonic() + 300
+    while not (found := list(tmp_path.rglob("state.pt"))) and started.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    (state,) = found
+    children = map(int, Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split())
+    second = next(pid for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
+    os.kill(second, signal.SIGKILL)
+    _, errors = started.communicate(timeout=120)
+    lines = [line for line in errors.splitlines() if line.startswith("recon_CBCT.py: ")]
+    assert started.returncode and len(lines) == 1 and f"go on with --resume {state.parent}" in lines[0]
+    assert 'recon_CBCT.py", line' not in errors
+    assert not list(state.parent.glob(".partial-*")) and not (state.parent / "recon.nii.gz").exists()
+    for more in (["--resume", str(state.parent)], [*flags, "--output-dir", str(tmp_path / "whole")]):
+        subprocess.run([sys.executable, ROOT / "recon_CBCT.py", *more], env=ONE_THREAD, check=True, capture_output=True)
+    import nibabel
+    resumed, whole = (nibabel.load(folder / "recon.nii.gz").get_fdata() for folder in (
+        state.parent, next((tmp_path / "whole").rglob("recon.nii.gz")).parent))
+    assert abs(resumed - whole).max() < 1       # HU, of 2600
