@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from algorithms.admm_tv import admm_tv
 from algorithms.data_steps.ddnm import DDNM
 from algorithms.data_steps.dds import DDS
 from algorithms.noise.independent import Independent
-from algorithms.problem import Problem, Sampling, TotalVariation, Unconditional, reconstruct
+from algorithms.problem import Problem, Sampling, Unconditional, reconstruct
 from models.ncsnpp import NCSNpp
 from models.slice_score import SliceScore
 from op.processes import ALONE, Processes
@@ -53,7 +54,7 @@ def volumes(processes: Processes, few: bool = False) -> dict:
     for name, method in methods.items():
         found[f"CT, {name}"] = reconstruct(problem, score, method)
     if not few:
-        found["CT, ADMM-TV"] = reconstruct(problem, None, TotalVariation())
+        found["CT, ADMM-TV"] = admm_tv(scan.operator, y, outer=2, inner=4)
     operator = ZAverage((5, 1, 16, 8), 4)
     y = operator.A(torch.rand(5, 1, 16, 8))
     problem = Problem(operator=operator, y=y, initial=operator.A_dagger(y))
