@@ -3,6 +3,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -70,8 +71,8 @@ def read_checkpoint(path: str | Path) -> dict:
     except (*UNREADABLE, SafetensorError, OSError) as error:
         if isinstance(error, OSError) and error.filename:       # without a name: of a file that is cut
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: not a checkpoint of plain tensors ({reason[:120]})") from None
+        reason = shorten(f"{type(error).__name__}: {error}", 120, placeholder=" ...")
+        raise ValueError(f"{path}: not a checkpoint of plain tensors ({reason})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}; accepted: a dict of weights")
     return content

@@ -3,6 +3,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from textwrap import shorten
 
 import torch
 import torch.distributed as dist
@@ -53,7 +54,7 @@ class Processes:
                 # Volumes may stay in the host's memory while the network is on a GPU.
                 dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
             except (ValueError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:200]
+                reason = shorten(str(error), 200, placeholder=" ...")
                 raise ConnectionError(f"{self.count} processes can't be connected ({reason}); accepted: started by "
                                       "torchrun") from None
         yield
@@ -85,7 +86,7 @@ class Processes:
                 dist.all_reduce(tensor)
             except RuntimeError as error:
                 raise ConnectionError(f"another of the {self.count} processes has ended "
-                                      f"({' '.join(str(error).split())[:100]})") from None
+                                      f"({shorten(str(error), 100, placeholder=' ...')})") from None
         return tensor
 
 

@@ -68,6 +68,13 @@ def _of_problem(modality: str) -> dict[str, list[Flag]]:
                                        "or its number"),
             Flag("slice-begin", number(int, 0, 1_000_000), "K", "first slice along z", 0),
             Flag("slice-end", number(int, 0, 1_000_000), "K", "slice after the last; both 0: the whole volume", 0),
+            Flag("thick", existing_path, "PATH", "measured thick slices to super-resolve, NIfTI or a folder with a "
+                 "DICOM series; --data beside it is a reference on the result's grid; slice ranges count thick slices",
+                 None, "mr"),
+            Flag("slice-profile", one_of("box", "gauss"), "{box,gauss}", "of --thick, what a slice weighs in it: "
+                 "a gauss is at half its height as wide as the slice is thick, and needs more --num-cg", "box", "mr"),
+            Flag("slice-thickness", number(float, above=0, most=1000), "MM", "of --thick, where it is not the spacing: "
+                 "less with gaps (default: SliceThickness of DICOM, else the spacing)", None, "mr"),
             Flag("slice-axis", one_of("x", "y", "z"), "{x,y,z}", "axis of the file that thick slices are stacked along "
                  "(default: that of the largest spacing where it is 1.5 times the others, else z, the third)", None,
                  "mr"),
@@ -78,7 +85,7 @@ def _of_problem(modality: str) -> dict[str, list[Flag]]:
                  "the prior works best (default: that of --prior, else 256; with --projections: that of the geometry "
                  "file)", None, "ct"),
             Flag("sino-noise", number(float, 0, 1e12), "V", "noise of the measurement: 0 none; below 100 Gaussian of "
-                 "variance V; from 100 on Poisson, V photons a ray", 0.0),
+                 "variance V; from 100 on Poisson, " + ("V photons a ray" if ct else "V counts, as published"), 0.0),
             Flag("oversample", number(int, 1, 16), "N", "simulate the measurement on a grid N times finer than that "
                  "of the reconstruction, as no scanner measures what the operator computes", 1),
         ],
@@ -132,7 +139,7 @@ def _of_solution(modality: str) -> dict[str, list[Flag]]:
         "sampling": [
             Flag("use-init", truth, "true|false", "start from the measurement's own reconstruction, noised to "
                  "sigma-max (DDS, DDNM)", False, options=BARE),
-            Flag("NFE", number(int, 1, 100_000), "N", "number of noise levels (not ADMM-TV)", 1000),
+            Flag("NFE", number(int, 1, 100_000), "N", "number of noise levels" + " (not ADMM-TV)" * ct, 1000),
             Flag("sigma-max", number(float, above=0, most=1e6), "S", "first noise level, at most that of the prior's "
                  "config; intensities are in [0, 1] (default: that of the config)"),
             Flag("sigma-min", number(float, above=0, most=1e6), "S", "last noise level", 0.01),
@@ -143,7 +150,8 @@ def _of_solution(modality: str) -> dict[str, list[Flag]]:
                  "reconstruction, their standard deviation goes to std.nii.gz (DDS, DDNM)", 1),
         ],
         "settings of one method, noise control or re-noising rule": [
-            Flag(parameter.name.replace("_", "-"), parameter.kind, parameter.metavar, _of_choices(parameter, having))
+            Flag(parameter.name.replace("_", "-"), parameter.kind, parameter.metavar,
+                 _of_choices(parameter, [choice for choice in having if modality in choice.modalities]))
             for parameter, having in choices.parameters(choices.METHODS, choices.NOISE_CONTROLS,
                                                         choices.RENOISE_METHODS).items()
             if parameter.modality in ("", modality)],

@@ -111,7 +111,7 @@ def _earlier_run(modality: str, given: dict, flags: dict, read_yaml: Callable) -
 # What the words in a preset's sections mean: whether they hold for the settings that are known by then.
 CONDITIONS: dict[str, Callable[[dict], bool]] = {
     "always": lambda known: True,
-    "simulated": lambda known: known.get("projections") is None,
+    "simulated": lambda known: known.get("projections") is None and known.get("thick") is None,
     "demo-prior": lambda known: known["own"].isdisjoint({"prior", "checkpoint_path", "config_path"}),
     "own-prior": lambda known: "checkpoint_path" in known["own"],
     "from-noise": lambda known: known.get("method") == "uncondition" or not known.get("use_init", False),
@@ -234,8 +234,8 @@ def _check(options: Options, error: Callable) -> None:
             error(f"--samples {options.samples}: without noise all are the same; accepted: another --noise-control")
     if options.modality == "ct":
         _check_scan(options, error)
-    elif options.data is None:
-        error("--data is missing; give an MRI volume")
+    else:
+        _check_thick(options, error)
     if options.output is not None and os.path.isdir(options.output) and os.listdir(options.output):
         error(f"--output {options.output}: there are files in it; accepted: a folder that is new or empty")
     flag, wanted = ("--output", options.output) if options.output else ("--output-dir", options.output_dir)
@@ -259,6 +259,22 @@ def _check_prior(options: Options, error: Callable) -> None:
         if getattr(options, name) is None:
             error(f"--{name.replace('_', '-')} is missing; --method {options.method} needs a prior, by --prior or "
                   "--checkpoint-path with --config-path")
+
+
+def _check_thick(options: Options, error: Callable) -> None:
+    """Which flags go together for simulated and for measured thick slices."""
+    if options.thick is None:
+        if options.data is None:
+            error("--data or --thick is missing; give an MRI volume to simulate from, or measured thick slices")
+        if options.slice_profile != "box" or options.slice_thickness is not None:
+            error("--slice-profile and --slice-thickness are for measured slices; they need --thick")
+        return
+    if options.sino_noise:
+        error(f"--sino-noise {options.sino_noise:g}: measured slices have their own noise; accepted: 0")
+    if options.method == "uncondition":
+        error("--method uncondition uses no measurement; leave --thick out")
+    if options.oversample > 1:
+        error(f"--oversample {options.oversample}: is for simulated slices; accepted with --thick: 1")
 
 
 def _check_scan(options: Options, error: Callable) -> None:

@@ -74,6 +74,21 @@ def read_series(folder: str | Path, series: str | None = None, modality: str | N
                   tuple(axes.ravel().tolist()))
 
 
+def slice_thickness(folder: str | Path, series: str | None = None) -> float | None:
+    """SliceThickness (mm) of a series, see `read_series`; None where it is missing, or not the same in all slices."""
+    found: dict[str, list[Slice]] = {}
+    for path in sorted(Path(folder).iterdir()):
+        for image in read_slices(path) if path.is_file() else []:
+            found.setdefault(image.tags["uid"], []).append(image)
+    texts = {image.tags["thickness"] for image in found[_choose(Path(folder), found, series)]}
+    try:
+        values = {float(text) for text in texts}
+    except ValueError:
+        return None
+    value = values.pop()
+    return value if not values and value > 0 else None
+
+
 def _below(folder: Path) -> str:
     """Which folders inside this one hold DICOM images, as part of a message."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())

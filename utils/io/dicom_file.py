@@ -42,7 +42,8 @@ TAGS = {    # the first keyword that is there; those of enhanced files (PS3.3, C
     "acquisition": "AcquisitionNumber FrameAcquisitionNumber", "echo time": "EffectiveEchoTime EchoTime",
     "inversion time": "InversionTimes InversionTime", "flip angle": "FlipAngle", "b value": "DiffusionBValue",
     "trigger time": "NominalCardiacTriggerDelayTime TriggerTime", "kernel": "ConvolutionKernel", "stack": "StackID",
-    "acquisition time": "FrameAcquisitionDateTime AcquisitionTime", "instance": "InstanceNumber"}
+    "acquisition time": "FrameAcquisitionDateTime AcquisitionTime", "instance": "InstanceNumber",
+    "thickness": "SliceThickness"}
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 KEYWORDS = [*GROUPS, *(keyword for keywords in TAGS.values() for keyword in keywords.split())]
 DAMAGE = (BytesLengthException, InvalidDicomError, ArithmeticError, AttributeError, EOFError, LookupError,

@@ -149,6 +149,12 @@ class Volume:
         return plane._moved(slices.numpy().reshape(-1, *plane.array.shape[1:]), (0, 0, (1 / times - 1) / 2),
                             (*plane.spacing[:2], plane.spacing[2] / times))
 
+    def thinner(self, factor: int) -> "Volume":
+        """The place of ``factor`` times as many slices along z, each as much thinner: zeros that take no memory."""
+        shape = (factor * self.array.shape[0], *self.array.shape[1:])
+        return self._moved(np.broadcast_to(np.float32(0), shape), (0, 0, (1 / factor - 1) / 2),
+                           (*self.spacing[:2], self.spacing[2] / factor))
+
     def thicken(self, array: np.ndarray | torch.Tensor, factor: int) -> "Volume":
         """The volume of ``array``, whose slices each stand for ``factor`` of this one's along z."""
         array = np.asarray(array, dtype=np.float32)

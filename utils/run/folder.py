@@ -29,8 +29,8 @@ def task_label(options: Any) -> str:
 
 
 def data_name(options: Any) -> str:
-    """The name of what is reconstructed: the measured projections, else the volume."""
-    return plain_name(getattr(options, "projections", None) or options.data)
+    """The name of what is reconstructed: the measured projections or thick slices, else the volume."""
+    return plain_name(getattr(options, "projections", None) or getattr(options, "thick", None) or options.data)
 
 
 def prior_name(options: Any) -> str:
@@ -56,9 +56,10 @@ def prior_name(options: Any) -> str:
 def parent_folder(options: Any, modality: str) -> Path:
     """<output-dir>/<config name>/<data name>/[CBCT/]<task>-<degree>/<method>/<problem>, for "ct" or "mr".
 
-    Of measured projections, <problem> is "measured", else the noise that was simulated, and how much finer.
+    Of measured projections or slices, <problem> is "measured", else the noise that was simulated, and how much finer.
     """
-    problem = "measured" if getattr(options, "projections", None) else noise_label(options.sino_noise)
+    measured = getattr(options, "projections", None) or getattr(options, "thick", None)
+    problem = "measured" if measured else noise_label(options.sino_noise)
     problem += f"-oversample-{options.oversample}" * (options.oversample > 1)
     return Path(options.output_dir, prior_name(options), data_name(options), *["CBCT"] * (modality == "ct"),
                 task_label(options), options.method, problem)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 # Of the options, those that change no voxel.
 UNRECORDED = ("resume", "source", "output", "threads", "debug", "verbosity", "preset", "environment", "modality")
-FILES = ("data", "projections", "flat", "dark", "bad_pixels", "geometry", "checkpoint_path", "config_path")
+FILES = ("data", "thick", "projections", "flat", "dark", "bad_pixels", "geometry", "checkpoint_path", "config_path")
 
 
 def record(options: Any, device: str) -> dict:

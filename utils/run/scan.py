@@ -11,8 +11,9 @@ from models.window import CT_WINDOW
 from physics.geometry import ConeGeometry
 from physics.views import lact_views, svct_views, view_angles
 from utils.cli.messages import input_errors
+from utils.io.dicom import slice_thickness
 from utils.io.geometry_file import read_geometry
-from utils.io.intensity import beyond_window, mr_window
+from utils.io.intensity import beyond_window, mr_window, scale_to_unit
 from utils.io.read import read_unit_ct, read_volume
 from utils.io.volume import Volume, empty_volume, slice_axis
 from utils.run.measured import read_measurement
@@ -33,32 +34,85 @@ def read_scan(options: Any) -> tuple[ConeGeometry, Volume, np.ndarray]:
     return _measured(options) if options.projections else _simulated(options)
 
 
-def read_mr(options: Any) -> tuple[Volume, tuple[float, float]]:
-    """The wanted slices of an MR volume, as many as make whole thick ones; and the intensities that 0 and 1 stand for.
+def read_mr(options: Any) -> tuple[Volume, tuple[float, float], np.ndarray]:
+    """The grid of the result, the intensities that 0 and 1 stand for, and what the measurement is made from.
 
-    The slices are stacked along z.
+    Simulated, that are the wanted slices in unit intensities, as many as make whole thick ones, which are on the grid.
+    Measured, it is the thick slices, and on the grid of thin ones is the reference, or nothing. All are stacked along
+    z.
 
     Raises:
-        ValueError, OSError: a file that is not as described, or has too few slices.
+        ValueError, OSError: a file that is not as described, has too few slices, or is no reference.
     """
-    volume = read_volume(options.data, series=options.series, modality="mr")
+    path = options.thick or options.data
+    volume = read_volume(path, series=options.series, modality="mr")
     axis = slice_axis(volume, options.slice_axis)
-    log.info(f"{options.data}: thick slices along {'xyz'[axis]}, the file's {('first', 'second', 'third')[axis]} axis")
+    log.info(f"{path}: thick slices along {'xyz'[axis]}, the file's {('first', 'second', 'third')[axis]} axis")
     volume = volume.with_axis_first(axis)
     window = mr_window(volume.array, options.window)
     below, above, least, most = beyond_window(volume.array, *window)
-    log.info(f"{options.data}: intensities {window[0]:g} to {window[1]:g} are the prior's 0 and 1"
+    log.info(f"{path}: intensities {window[0]:g} to {window[1]:g} are the prior's 0 and 1"
              + f"; {below + above} voxels beyond, {least:g} to {most:g}, are kept" * bool(below + above))
     with input_errors(f"--slice-begin {options.slice_begin} --slice-end {options.slice_end}"):
-        log.info(f"{options.data}: {volume.where(options.slice_begin, options.slice_end)}")
+        log.info(f"{path}: {volume.where(options.slice_begin, options.slice_end)}")
         volume = volume.crop(options.slice_begin, options.slice_end)
+    volume = volume if options.thick else whole_slices(volume, options)
+    with input_errors(str(path)):
+        unit = volume.with_array(scale_to_unit(volume.array, *window, clip=False))
+    if not options.thick:
+        return unit, window, unit.array
+    place = unit.thinner(options.degree)
+    log.info(f"{path}: {len(unit.array)} slices {unit.spacing[2]:.4g} mm apart become {len(place.array)}, "
+             f"{place.spacing[2]:.4g} mm apart")
+    if options.data:
+        place = place.with_array(scale_to_unit(_reference(options, axis, place).array, *window, clip=False))
+    return place, window, unit.array
+
+
+def whole_slices(volume: Volume, options: Any) -> Volume:
+    """The slices of a volume that make whole thick ones; says how many are left out."""
     depth = len(volume.array)
     if depth < options.degree:
         raise ValueError(f"--degree {options.degree}: more than the {depth} slices of {options.data}")
     if depth % options.degree:
         log.info(f"{depth} slices are not a multiple of {options.degree}: the last {depth % options.degree} are left "
                  "out")
-    return volume.crop(0, depth - depth % options.degree), window
+    return volume.crop(0, depth - depth % options.degree)
+
+
+def _reference(options: Any, axis: int, place: Volume) -> Volume:
+    """The volume of --data, which has to lie on the grid of ``place``: stored alike, with as many voxels."""
+    volume = read_volume(options.data, modality="mr").with_axis_first(axis)
+    if volume.array.shape != place.array.shape:
+        raise ValueError(f"{options.data}: {' x '.join(map(str, volume.array.shape))} voxels (z, y, x) are no "
+                         f"reference for the {' x '.join(map(str, place.array.shape))} of the result")
+    corners = [(0, 0, 0), np.subtract(place.array.shape[::-1], 1)]
+    apart = max(np.linalg.norm(np.add(volume.origin, volume.axes @ corner) - np.add(place.origin, place.axes @ corner))
+                for corner in corners)
+    if apart > 0.1 * min(place.spacing):
+        raise ValueError(f"{options.data}: up to {apart:.3g} mm from where the result lies; accepted as a reference: a "
+                         "volume on its grid")
+    return volume
+
+
+def thickness(options: Any, spacing: float) -> float:
+    """How thick a measured slice is, in distances from one to the next, which are ``spacing`` mm.
+
+    Raises:
+        ValueError: more than 4 distances.
+    """
+    if options.thick is None:
+        return 1.0
+    found = options.slice_thickness
+    if found is None and Path(options.thick).is_dir():
+        found = slice_thickness(options.thick, options.series)
+    if found is not None and abs(found - spacing) > 1e-3 * spacing:
+        what = f"a gap of {spacing - found:.4g} mm" if found < spacing else f"an overlap of {found - spacing:.4g} mm"
+        log.info(f"{options.thick}: slices {found:.4g} mm thick, {spacing:.4g} mm apart: {what}")
+    if found is not None and found > 4 * spacing:
+        raise ValueError(f"--slice-thickness {found:.4g}: of slices {spacing:.4g} mm apart; accepted: up to 4 times "
+                         "that")
+    return 1.0 if found is None else found / spacing
 
 
 def chosen_views(options: Any, scan: ConeGeometry) -> list[int]:

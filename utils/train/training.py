@@ -3,6 +3,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ class Training:
             if self.step < 0:
                 raise ValueError(f"step {self.step}")
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:120]
+            reason = shorten(str(error), 120, placeholder=" ...")
             raise ValueError(f"{path}: cannot be continued, it is damaged ({reason})") from None
 
     def update(self, x0: torch.Tensor, eps: torch.Tensor, sigma: torch.Tensor, rate: float, stop: bool = False,

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from utils.cli import settings
+from utils.cli.flags import build_parser
 from utils.cli.messages import input_errors
 from utils.io.yaml_file import read_yaml
 
@@ -280,3 +281,9 @@ def test_a_run_of_the_other_modality_names_the_script(files, tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_args("mr", [*files, *recorded(tmp_path, method="DDS")])
     assert "a run of SVCT; accepted here: ZSR (recon_CBCT.py does the other)" in capsys.readouterr().err
+
+
+def test_the_help_of_one_modality_does_not_speak_of_the_other():
+    assert "ADMM" in build_parser("ct").format_help() and "photons" in build_parser("ct").format_help()
+    text = build_parser("mr").format_help()
+    assert not [word for word in ("ADMM", "photon", "views", "detector") if word in text]

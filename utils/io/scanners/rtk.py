@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from physics.geometry import ConeGeometry
 from utils.io.files import complete_file
@@ -195,6 +194,8 @@ def write(folder: Path, geometry: ConeGeometry, p: np.ndarray) -> None:
     with complete_file(folder / "geometry.xml") as partial:
         partial.write_text('<?xml version="1.0"?>\n<!DOCTYPE RTKGEOMETRY>\n' + ET.tostring(root, "unicode") + "\n",
                            encoding="utf-8")
+    import SimpleITK as sitk  # here: most runs write no such image
+
     image = sitk.GetImageFromArray(np.ascontiguousarray(p, dtype=np.float32))
     spacing = (*steps[0].tolist(), 1.0)
     image.SetSpacing(spacing)
