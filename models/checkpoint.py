@@ -1,6 +1,7 @@
 """Weights on disk: the published checkpoint layout, read without running code from the file."""
 import pickle
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from textwrap import shorten
@@ -67,7 +68,9 @@ def read_checkpoint(path: str | Path) -> dict:
         if str(path).endswith(".safetensors"):
             return load_file(path)
         _check_sizes(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # about protocols of pickles; what cannot be read is said below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (*UNREADABLE, SafetensorError, OSError) as error:
         if isinstance(error, OSError) and error.filename:       # without a name: of a file that is cut
             raise
@@ -104,7 +107,11 @@ def load_weights(network: nn.Module, path: str | Path, use_ema: bool = True) -> 
         ValueError: naming the file and the first tensor that is missing, extra, misshapen or not finite; or averaged
             weights whose form is not known, which would otherwise be passed over.
     """
-    content = read_checkpoint(path)
+    return load_content(network, path, read_checkpoint(path), use_ema)
+
+
+def load_content(network: nn.Module, path: str | Path, content: dict, use_ema: bool = True) -> dict:
+    """`load_weights` of what `read_checkpoint` gave for the file ``path``."""
     state = next((content[name] for name in STATES if isinstance(content.get(name), dict)), content)
     averages = next((name for name in AVERAGES if name in content), None) if state is not content else None
     if use_ema and averages and not _is_list_of_averages(content[averages]):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAMS = ("recon_CBCT.py", "recon_MRI_ZSR.py", "train.py", "evaluate.py", "utils/io/scanners/__main__.py")
+PROGRAMS = ("recon_CBCT.py", "recon_MRI_ZSR.py", "train.py", "evaluate.py", "utils/io/scanners/__main__.py",
+            "models/prior/__main__.py", "models/convert/__main__.py")
 
 # Rooms that the modules of a room may import from, beside their own. Entry points may import from all of them.
 MAY_IMPORT = {

@@ -29,6 +29,11 @@ class Prior:
     sigma_min: float
     sigma_max: float
 
+    @property
+    def network(self) -> Any:
+        """With its weights, as `make_prior` takes it."""
+        return self.score.network.network
+
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         return self.score(x, sigma)
 

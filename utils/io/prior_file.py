@@ -93,12 +93,12 @@ def read_prior(path: str | Path, config: str | Path | None = None) -> tuple[Card
         return _of_weights(path, Path(config))
     if path.is_dir():
         own = path / CARD
-        tree = _diffusers(path) | (_tree(own) if own.exists() else {})
+        tree = _diffusers(path) | (read_tree(own) if own.exists() else {})
         if not tree:
             raise ValueError(f"{path}: holds no {CARD}, and no config.json of diffusers; accepted: a folder of a prior")
         return parse_card(tree, own if own.exists() else path), _weights(path, tree.get("weights"))
     if path.suffix in (".yaml", ".yml"):
-        tree = _tree(path)
+        tree = read_tree(path)
         return parse_card(tree, path), _weights(path.parent, tree.get("weights") or _beside(path, WEIGHTS))
     if path.suffix == ".pkl":
         raise ValueError(f"{path}: a pickle, whose reading runs code from it; accepted: what python -m models.convert "
@@ -111,7 +111,7 @@ def read_prior(path: str | Path, config: str | Path | None = None) -> tuple[Card
 
 def _of_weights(path: Path, found: Path) -> tuple[Card, Path]:
     """The card ``found`` for a file of weights, which need not be the one that it names."""
-    tree = _tree(found)
+    tree = read_tree(found)
     if tree.get("weights", path.name) != path.name:
         tree = {key: value for key, value in tree.items() if key not in ("weights", "sha256")}
     return parse_card(tree, found), path
@@ -163,7 +163,7 @@ def check_digest(card: Card, weights: Path) -> None:
                          "without sha256")
 
 
-def _tree(path: Path) -> dict:
+def read_tree(path: Path) -> dict[str, Any]:
     """The tree of a card's file; of a config of the published layout, the card that it stands for."""
     tree = read_yaml(path)
     if isinstance(tree, dict) and "network" not in tree and "model" in tree:

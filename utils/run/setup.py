@@ -11,7 +11,7 @@ from algorithms.problem import Sampling, TotalVariation, Unconditional
 from algorithms.schedule import sigma_levels
 from models.checkpoint import read_checkpoint
 from models.precision import choose_precision, describe
-from models.prior import Prior, check_levels, levels, load_prior
+from models.prior import Prior, check_levels, levels, load_prior, make_prior
 from models.prior.fit import misfits
 from models.window import CT_WINDOW
 from op.processes import ALONE, Processes
@@ -20,6 +20,7 @@ from utils.cli.messages import input_errors
 from utils.io.prior_file import Card, NoCard, check_digest, parse_card, read_prior
 from utils.io.volume import Volume
 from utils.run.progress import progress_bar
+from utils.run.selftest import self_test_verdict
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ def set_up(options: Any, device: torch.device, volume: Volume, axis: int, proces
     prior = open_prior(card, weights, device, options.config_path or weights, window=window, precision=precision,
                        batch_size=options.batch_size, processes=processes,
                        progress=lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
-    for line in doubts:
+    for line in filter(None, [*doubts, self_test_verdict(card, lambda other: make_prior(
+            other, prior.network, device, window=window, precision=precision, batch_size=options.batch_size))]):
         log.warning(f"{weights}: {line}")
     noise = choices.named(choices.NOISE_CONTROLS, options.noise_control)
     control = noise.load()(**_keywords(noise, options))
