@@ -13,6 +13,7 @@ from algorithms.guidance import dps
 from algorithms.noise import NoiseControl, noise_source
 from algorithms.noise.slerp import Slerp
 from algorithms.observer import Observer
+from algorithms.planes import Planes, SecondPlane
 from algorithms.predictor_corrector import predictor_corrector
 from algorithms.renoise import RenoisingRule
 from algorithms.renoise.ddpm import DDPM
@@ -86,6 +87,7 @@ class Sampling:
         use_init: start from the problem's initial image, noised to the first level, instead of from noise alone.
         w_dps: weight of the posterior-sampling gradient, 0 for none; see `algorithms.guidance.dps`.
         final_sigma: denoise the last estimate once more, at this level; None does not.
+        second: a second plane, with a prior of its own, that has some of the levels.
     """
 
     sigmas: Sequence[float]
@@ -95,6 +97,7 @@ class Sampling:
     use_init: bool = False
     w_dps: float = 0.0
     final_sigma: float | None = None
+    second: SecondPlane | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +145,12 @@ def reconstruct(problem: Problem, prior: Any, options: Sampling | Unconditional 
         observer.begin(OUTER, "ADMM steps")
         return admm_tv(problem.operator, problem.measured, lam=options.w_tv,
                        observer=_Watch(observer, problem, generator))
-    noise = noise_source(options.noise, problem.initial.shape, generator, problem.initial.device, problem.spacing)
+    shape, device = problem.initial.shape, problem.initial.device
+    noise = noise_source(options.noise, shape, generator, device, problem.spacing)
+    planes = None
+    if second := getattr(options, "second", None):
+        prior = planes = Planes(prior, noise, second, options.noise, shape, generator, device)
+        noise = planes.noise
     if isinstance(options, Unconditional):
         watch = _Watch(observer, problem, generator)
         solve = partial(predictor_corrector, prior, noise, options.sigmas, snr=options.snr,
@@ -156,6 +164,8 @@ def reconstruct(problem: Problem, prior: Any, options: Sampling | Unconditional 
     observer.begin(len(options.sigmas), "noise levels")
     first, x = watch.restored() or (0, noisy(noise, float(options.sigmas[0]), problem.initial
                                              if getattr(options, "use_init", False) else None))
+    if planes:
+        planes.level = first
     return solve(x=x, first=first)
 
 

@@ -132,6 +132,9 @@ def _of_solution(modality: str) -> dict[str, list[Flag]]:
         "prior": [
             Flag("prior", existing_path, "PATH", "a folder with prior.yaml and weights, or as diffusers saves one; its "
                  "prior.yaml; or weights with that beside them" + " (not needed for ADMM-TV)" * ct),
+            Flag("prior-2", existing_path, "PATH", "a second prior, of slices of a perpendicular plane, that has every "
+                 "other level; " + ("coronal or sagittal as its card says" if ct else "of slices that contain z it "
+                 "may be the same, for those along the other axis")),
             Flag("checkpoint-path", existing_file, "FILE", "in place of that, weights whose card is elsewhere"),
             Flag("config-path", existing_file, "FILE", "which is this one, or a config of the published layout, see "
                  "configs/ve"),

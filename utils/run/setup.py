@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from algorithms.planes import SecondPlane
 from algorithms.problem import Sampling, TotalVariation, Unconditional
 from algorithms.schedule import sigma_levels
 from models.checkpoint import read_checkpoint
@@ -42,23 +43,13 @@ def set_up(options: Any, device: torch.device, volume: Volume, axis: int, proces
     method = choices.named(choices.METHODS, options.method)
     if options.method == "ADMM-TV":
         return None, method.load()(**_keywords(method, options))
-    card, weights = find_prior(options.prior or options.checkpoint_path, options.config_path)
-    window = CT_WINDOW if options.modality == "ct" else None
-    size, pixels = _seen(volume, axis)
-    doubts = misfits(card, options.modality, window or options.window, volume.plane(axis), pixels,
-                     size if window else None)
-    card = replace(card, modality=options.modality, window=card.window or window)
-    first = check_levels(*levels(card, window), options.sigma_min, options.sigma_max)
-    sigmas = sigma_levels(options.NFE, options.sigma_min, first).tolist()
     with input_errors("--precision"):
         precision = choose_precision(options.precision, device)
     log.info(f"network in {describe(precision, device)}")
-    prior = open_prior(card, weights, device, options.config_path or weights, window=window, precision=precision,
-                       batch_size=options.batch_size, processes=processes,
-                       progress=lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
-    for line in filter(None, [*doubts, self_test_verdict(card, lambda other: make_prior(
-            other, prior.network, device, window=window, precision=precision, batch_size=options.batch_size))]):
-        log.warning(f"{weights}: {line}")
+    where = options.prior or options.checkpoint_path, options.config_path
+    card, prior = _loaded(options, find_prior(*where), options.config_path, volume, axis, device, processes)
+    first = check_levels(prior.sigma_min, prior.sigma_max, options.sigma_min, options.sigma_max)
+    sigmas = sigma_levels(options.NFE, options.sigma_min, first).tolist()
     noise = choices.named(choices.NOISE_CONTROLS, options.noise_control)
     control = noise.load()(**_keywords(noise, options))
     if options.method == "uncondition":
@@ -68,7 +59,42 @@ def set_up(options: Any, device: torch.device, volume: Volume, axis: int, proces
     return prior, Sampling(
         sigmas=sigmas, data_step=partial(method.load(), **_keywords(method, options)), noise=control,
         renoise=rule.load()(**_keywords(rule, options)), use_init=options.use_init, w_dps=options.w_dps,
-        final_sigma=options.sigma_min if options.modality == "ct" and options.method == "DDS" else None)
+        final_sigma=options.sigma_min if options.modality == "ct" and options.method == "DDS" else None,
+        second=_second(options, volume, device, first, processes) if options.prior_2 else None)
+
+
+def _loaded(options: Any, found: tuple[Card, Path], config: Path | None, volume: Volume, axis: int,
+            device: torch.device, processes: Processes) -> tuple[Card, Prior]:
+    """A prior for slices of the volume along ``axis``, after all that speaks against it is said."""
+    card, weights = found
+    window = CT_WINDOW if options.modality == "ct" else None
+    size, pixels = _seen(volume, axis)
+    doubts = misfits(card, options.modality, window or options.window, volume.plane(axis), pixels,
+                     size if window else None)
+    card = replace(card, modality=options.modality, window=card.window or window)
+    keywords: dict = {"window": window, "batch_size": options.batch_size,
+                      "precision": choose_precision(options.precision, device)}
+    check_levels(*levels(card, window), options.sigma_min, options.sigma_max)     # before a large file is read
+    prior = open_prior(card, weights, device, config or weights, **keywords, processes=processes,
+                       progress=lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
+    said = self_test_verdict(card, lambda other: make_prior(other, prior.network, device, **keywords))
+    for line in filter(None, [*doubts, said]):
+        log.warning(f"{weights}: {line}")
+    return card, prior
+
+
+def _second(options: Any, volume: Volume, device: torch.device, first: float, processes: Processes) -> SecondPlane:
+    """The second plane: of CT as its card says, coronal without; of MR the slices along x."""
+    found = find_prior(options.prior_2)
+    plane = found[0].plane or "coronal"
+    if options.modality == "ct" and plane == "axial":
+        raise ValueError(f"{found[1]}: a prior of axial slices; accepted: of coronal or sagittal ones, beside the "
+                         "first prior's axial")
+    axis = {"coronal": 1, "sagittal": 2}[plane] if options.modality == "ct" else 2
+    prior = _loaded(options, found, None, volume, axis, device, processes)[1]
+    check_levels(prior.sigma_min, prior.sigma_max, options.sigma_min, first)
+    order = (3, 1, 0, 2) if (options.modality, plane) == ("ct", "sagittal") else (2, 1, 0, 3)
+    return SecondPlane(prior=prior, order=order, spacing=volume.spacing[2 - axis])
 
 
 def find_prior(path: Path, config: Path | None = None) -> tuple[Card, Path]:
