@@ -9,6 +9,7 @@ import torch
 from algorithms.observer import Observer
 from op.processes import Processes
 from utils.cli.messages import input_errors
+from utils.io.volume import Volume
 from utils.run.device import choose_device
 from utils.run.resume import StateFile
 from utils.run.run import Run
@@ -30,13 +31,14 @@ def joined(options: Any) -> Iterator[tuple[torch.device, Processes]]:
 
 def open_run(processes: Processes, options: Any, **about: Any) -> Any:
     """The `Run`, for the process that writes, with arguments and errors as there; an `Onlooker` for the others."""
-    return Onlooker(options) if processes.rank else Run(options, **about)
+    return Onlooker(options, about["template"]) if processes.rank else Run(options, **about)
 
 
 class Onlooker(Observer):
     """What the other processes have in place of a `Run`: it writes nothing, and goes on from the same state."""
 
-    def __init__(self, options: Any):
+    def __init__(self, options: Any, template: Volume):
+        self.template = template
         self.folder: Path | None = options.resume
         self.history: list[dict] = []       # of samples, which begin it anew
 
