@@ -3,7 +3,8 @@
 
     python evaluate.py GRID.yaml
 
-Every run is a process of its own. Killed at any time and started again, this goes on where it was. Linux and macOS.
+Every run is a process of its own, here or on the workers of a Dask cluster. Killed at any time and started again, this
+goes on where it was. Linux and macOS.
 """
 import argparse
 import os
@@ -24,6 +25,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("grid", type=existing_file, metavar="GRID.yaml", help="what to run, see configs/evaluation")
     add("--output", type=Path, metavar="FOLDER", help="where runs and results go (default: results/evaluation/GRID)")
     add("--jobs", type=number(int, 1), default=1, metavar="N", help="runs at a time; more than 1 falsifies seconds")
+    add("--scheduler", metavar="ADDRESS", help="of a running Dask cluster whose workers do the runs (default: this "
+                                               "machine alone)")
     add("--samples", type=number(int, 1), default=1, metavar="K",
         help="also average K posterior samples of every variant that does not say itself how many; 1: none")
     add("--dry-run", action="store_true", help="show the commands of the missing runs, and do nothing")
@@ -40,11 +43,12 @@ def main(argv: list[str] | None = None) -> int:
 
     from utils.cli.messages import input_errors
     from utils.evaluation.grid import read_grid
-    from utils.evaluation.records import Records, locked
+    from utils.evaluation.records import Records
     from utils.evaluation.samples import make_means, mean_key, mean_made
-    from utils.evaluation.scheduler import failed, jobs_of, missing, run_all
+    from utils.evaluation.scheduler import cluster, failed, jobs_of, missing, run_all
     from utils.evaluation.tables import tabulate, write_results
     from utils.io.files import ROOT
+    from utils.run.folder import owned
 
     with ExitStack() as stack:
         with input_errors():
@@ -54,16 +58,18 @@ def main(argv: list[str] | None = None) -> int:
                 for job in missing(grid, jobs, Records(args.output)):
                     print(job.shown(args.output))
                 return 0
-            lock = stack.enter_context(locked(args.output))
+            args.output.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(owned(args.output))
             records = Records(args.output)
             records.tidy()
             todo = missing(grid, jobs, records)
-        print(f"{args.grid.stem}: {len(jobs)} runs, {len(jobs) - len(todo)} of them done, {args.jobs} at a time",
-              flush=True)
+            client = stack.enter_context(cluster(args.jobs, args.scheduler))
+        where = f"on {args.scheduler}, {client.dashboard_link}" if args.scheduler else f"{args.jobs} at a time"
+        print(f"{args.grid.stem}: {len(jobs)} runs, {len(jobs) - len(todo)} of them done, {where}", flush=True)
         status = 0
         try:
             try:
-                run_all(todo, jobs, records, args.jobs, grid.keep, lock)
+                run_all(todo, jobs, records, client, grid.keep, None if args.scheduler else args.jobs)
                 make_means(grid, records)
             except KeyboardInterrupt:
                 status = 130

@@ -120,7 +120,7 @@ def set_up(args: Namespace, config: Any, device: Any, processes: Any) -> Any:
     network.to(device, memory_format=torch.channels_last)       # the layout that convolutions are fastest in
     window = list(CT_WINDOW) if args.modality == "ct" else MR_WINDOWS[0]
     with input_errors("--precision"):
-        precision = choose_precision(args.precision, device)
+        precision = choose_precision(args.precision, device, training=True)
     digest = hashlib.sha256(repr(sorted(config.to_dict().items())).encode()).hexdigest()[:12]
     training = Training(network, args.output, config.model.ema_rate, precision, processes,
                         {"modality": args.modality, "window": window} | score_settings(config),

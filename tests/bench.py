@@ -216,8 +216,8 @@ def training(device):
     config = load_config(path)
     size = config.data.image_size
     network = NCSNpp(config).to(device, memory_format=torch.channels_last)
-    ours = Training(network, Path(os.devnull), config.model.ema_rate, choose_precision("auto", device), Processes(), {},
-                    {})
+    precision = choose_precision("auto", device, training=True)
+    ours = Training(network, Path(os.devnull), config.model.ema_rate, precision, Processes(), {}, {})
     plain, rate = NCSNpp(config).to(device), 1e-3
     adam = torch.optim.Adam(plain.parameters(), lr=rate)
     x0, eps, sigma = (draw(*shape, device=device) for draw, shape in (

@@ -17,11 +17,14 @@ import torch
 
 import evaluate
 from tests.study import ENTRY, Study
-from utils.evaluation import records
 from utils.io.nifti import write_volume
 from utils.io.read import read_volume
 from utils.io.volume import Volume
+from utils.run.folder import owned
 from utils.run.metrics import evaluate as quality
+
+
+pytest.importorskip("distributed", reason="needs Dask: pip install -r requirements.txt")
 
 
 @pytest.fixture
@@ -139,11 +142,53 @@ def test_several_at_a_time(study):
     assert study.rows()["ISCS"]["psnr_difference"] == 10.5
 
 
-def test_two_evaluations_do_not_share_a_folder(study, monkeypatch, capsys):
-    monkeypatch.setattr(records, "LOCK_PATIENCE", 0.2)
-    with records.locked(study.output), pytest.raises(SystemExit) as stop:
+@pytest.fixture
+def by_hand(tmp_path):
+    """A scheduler and two workers, started as a user does; (address, workers)."""
+    file, programs = tmp_path / "scheduler.json", []
+
+    def start(name, *flags):
+        programs.append(subprocess.Popen([sys.executable, "-m", f"distributed.cli.dask_{name}", "--no-dashboard",
+                                          "--scheduler-file", str(file), *flags], stderr=subprocess.DEVNULL))
+        return programs[-1]
+
+    start("scheduler", "--host", "127.0.0.1", "--port", "0")
+    workers = [start("worker", "--nthreads", "1", "--no-nanny", "--local-directory", str(tmp_path)) for _ in range(2)]
+    while not file.exists() or not file.read_text().endswith("}"):
+        time.sleep(0.05)
+    yield json.loads(file.read_text())["address"], workers
+    for program in programs:
+        program.kill()
+        program.wait()
+
+
+def test_workers_started_by_hand_join_and_the_run_of_a_killed_one_is_done_again(study, by_hand):
+    address, workers = by_hand
+    study.hold(*ALL)
+    process = study.start("--scheduler", address)
+    study.wait(*ALL[:2])                                # both workers are at it
+    workers[0].kill()
+    time.sleep(0.3)
+    study.release()
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0 and f"0 of them done, on {address}" in said
+    assert sorted(study.calls("end")) == ALL and len(study.calls("begin")) == len(ALL) + 1
+    assert study.rows()["ISCS"]["psnr_difference"] == 10.5
+
+
+def test_a_scheduler_that_is_not_there_is_one_line(study, capsys, monkeypatch):
+    monkeypatch.setattr("utils.evaluation.scheduler.PATIENCE", 1)
+    with pytest.raises(SystemExit) as stop:
+        study.run("--scheduler", "tcp://127.0.0.1:9")
+    assert stop.value.code == 2 and "tcp://127.0.0.1:9" in capsys.readouterr().err and not study.calls("begin")
+
+
+def test_two_evaluations_do_not_share_a_folder(study, capsys):
+    study.output.mkdir()
+    with owned(study.output), pytest.raises(SystemExit) as stop:
         study.run()
-    assert stop.value.code == 2 and "another evaluation" in capsys.readouterr().err and not study.calls("begin")
+    assert stop.value.code == 2 and "another process is at work" in capsys.readouterr().err
+    assert not study.calls("begin")
 
 
 def test_a_run_counts_as_long_as_its_command_and_the_content_of_its_files_stay(study):

@@ -22,7 +22,9 @@ def network(data_dir):
 @pytest.mark.parametrize("capability, expected", [((7, 5), "fp16"), ((8, 0), "bf16"), ((12, 0), "bf16")])
 def test_auto_is_what_the_device_is_fast_in(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_precision("auto", CPU) == "float32" and choose_precision("auto", CUDA) == expected
+    assert choose_precision("auto", CPU) == "float32" and choose_precision("auto", CUDA) == "fp16"
+    assert choose_precision("auto", CPU, training=True) == "float32"
+    assert choose_precision("auto", CUDA, training=True) == expected
     assert choose_precision("float32", CUDA) == "float32" and choose_precision("fp16", CUDA) == "fp16"
 
 

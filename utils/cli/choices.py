@@ -101,7 +101,7 @@ NETWORKS = (
 )
 
 PRECISIONS = (
-    Choice("auto", "is half precision on CUDA, float32 on a CPU"),
+    Choice("auto", "is fp16 on CUDA, float32 on a CPU"),
     Choice("float32", "is the most exact"),
     Choice("bf16", "is fast where the processor has it"),
     Choice("fp16", "the same, with less range"),

@@ -1,22 +1,17 @@
 """What is known of the runs of an evaluation, in files that a kill at any time leaves whole."""
-import fcntl
 import json
 import os
 import re
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from utils.io.files import complete_file
 from utils.io.schema import read
 from utils.io.yaml_file import short
 
-LOCK_PATIENCE = 10      # seconds; the runs of an evaluation that was killed take a moment to die
 LONGEST_NAME = 100      # characters of a folder's name before its key
 METRICS = ("psnr", "ssim", "inter_slice_error", "sharpness")
 VIEWS = ("axial", "coronal", "sagittal")
@@ -66,6 +61,10 @@ class Records:
 
     def __init__(self, output: Path):
         self.output = Path(os.path.realpath(output))
+        self.read()
+
+    def read(self) -> None:
+        """Know what the files say now."""
         self.known: dict[str, Record] = {}
         for path in sorted((self.output / "records").glob("[!.]*.json")):
             try:
@@ -139,24 +138,3 @@ class Records:
 def folder_name(place: str, what: Any, key: str) -> str:
     """Where a run ("runs") or mean ("means") of this key belongs, below an evaluation's folder."""
     return f"{place}/{re.sub(r'[^a-zA-Z0-9_.-]+', '_', str(what))[:LONGEST_NAME]}-{key}"
-
-
-@contextmanager
-def locked(output: Path) -> Iterator[IO]:
-    """A file in ``output`` that is locked as long as it, or the copy that a run inherits, is open.
-
-    Raises:
-        ValueError: When somebody else has it.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    patience = time.monotonic() + LOCK_PATIENCE
-    with open(output / ".lock", "a") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > patience:
-                    raise ValueError(f"{output}: another evaluation, or a run of one, is at work there") from None
-                time.sleep(0.1)
-        yield lock

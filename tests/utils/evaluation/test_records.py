@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from utils.evaluation.records import Record, Records, folder_name, locked
+from utils.evaluation.records import Record, Records, folder_name
 
 KEY = "0123456789abcdef"
 DONE = {"state": "done", "name": "chest", "folder": f"runs/chest-{KEY}", "seconds": 3, "peak_memory_gb": 0.5,
@@ -136,11 +136,3 @@ def test_any_name_of_a_volume_makes_a_folder(output, name):
     assert folder.parent == output / "runs" and folder.is_dir() and len(folder.name) < 130
     records.discard(KEY)
     assert not folder.exists()
-
-
-def test_the_lock_leaves_a_file_of_that_name_alone(output):
-    (output / ".lock").symlink_to(output.parent / "notes")
-    (output.parent / "notes").write_text("text")
-    with locked(output):
-        pass
-    assert (output.parent / "notes").read_text() == "text"
