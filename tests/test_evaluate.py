@@ -23,7 +23,6 @@ from utils.io.volume import Volume
 from utils.run.folder import owned
 from utils.run.metrics import evaluate as quality
 
-
 pytest.importorskip("distributed", reason="needs Dask: pip install -r requirements.txt")
 
 
