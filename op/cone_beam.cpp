@@ -5,7 +5,8 @@
 // in z, so in every plane the two neighbouring z-columns of the volume are blended once and then interpolated at
 // all rows, eight at a time. This goes through the volume in tiles of whole z-columns, each laid out along z where
 // it stays in the cache while all detector columns pass. Other views are done ray by ray, and voxel by voxel in the
-// adjoint. Whatever the number of threads, each result is the sum of the same terms in the same order.
+// adjoint. A few slices alone are done as in thin.h. Whatever the number of threads, each result is the sum of the
+// same terms in the same order.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -13,6 +14,7 @@
 
 #include "joseph.h"
 #include "lanes.h"
+#include "thin.h"
 
 namespace {
 
@@ -60,6 +62,13 @@ struct Column {
 };
 
 bool upright(const View& view) { return view.step_v[0] == 0 && view.step_v[1] == 0; }
+
+std::vector<int64_t> upright_views(const View* views, const Sizes& n) {
+    std::vector<int64_t> chosen;
+    for (int64_t i = 0; i < n.views; ++i)
+        if (upright(views[i])) chosen.push_back(i);
+    return chosen;
+}
 
 std::vector<Column> upright_columns(const View* views, const Sizes& n) {
     std::vector<Column> columns;
@@ -293,7 +302,9 @@ void backproject_tilted(const float* projections, float* volume, const View& vie
 extern "C" const char* cone_beam_project(const float* volume, float* projections, const View* views,
                                          const Sizes* sizes, int threads) {
     const Sizes& n = *sizes;
-    const char* const message = project_upright(volume, projections, views, n, threads);
+    const char* const message = thin::fits(n)
+        ? thin::project(volume, projections, views, upright_views(views, n), n, threads)
+        : project_upright(volume, projections, views, n, threads);
     for (int64_t i = 0; i < n.views && !message; ++i)
         if (!upright(views[i]))
             project_tilted(volume, projections + joseph::first_pixel(n, i), views[i], n, threads);
@@ -304,7 +315,13 @@ extern "C" const char* cone_beam_project(const float* volume, float* projections
 extern "C" const char* cone_beam_backproject(const float* projections, float* volume, const View* views,
                                              const Sizes* sizes, int threads) {
     const Sizes& n = *sizes;
-    const char* const message = backproject_upright(projections, volume, views, n, threads);
+    const char* message = nullptr;
+    if (thin::fits(n)) {
+        std::fill(volume, volume + n.depth * n.height * n.width, 0.f);
+        message = thin::backproject(projections, volume, views, upright_views(views, n), n, threads);
+    } else {
+        message = backproject_upright(projections, volume, views, n, threads);
+    }
     std::vector<Ray> rays;
     for (int64_t i = 0; i < n.views && !message; ++i)
         if (!upright(views[i]))

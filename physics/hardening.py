@@ -3,21 +3,21 @@ import numpy as np
 import torch
 
 from physics.backends import cone_beam_operator
+from physics.cone_beam import ConeBeam
 from physics.fdk import fdk
 from physics.geometry import ConeGeometry
-from physics.unknowns import middle_rows
+from physics.unknowns import middle_rows, tall
 
 ORDER = 3           # of the polynomial
 EDGE = 2            # voxels between body and air that are not asked
 
 
-def flattening(p: np.ndarray, geometry: ConeGeometry, size: int = 128) -> tuple[float, ...]:
-    """Coefficients a1, a2, a3 of p' = a1 p + a2 p^2 + a3 p^3 whose FDK is flat in the body and 0 in air.
+def flattening(p: np.ndarray, geometry: ConeGeometry, size: int = 256) -> tuple[float, ...]:
+    """Coefficients a1, a2, ... of p' = a1 p + a2 p^2 + ... that make the body flat.
 
-    Kachelriess, Sourbelle & Kalender (2006), "Empirical cupping correction: a first-order raw data precorrection for
-    cone-beam computed tomography", Med. Phys. 33(5): FDK is linear, so that of the polynomial is the same sum of the
-    FDK of p, p^2 and p^3, and the coefficients are a linear least-squares fit to a template: the body's mean where the
-    FDK of p is above half of it, else 0.
+    Of a body of one material p is a function of the length in it alone (Herman 1979, "Correction for beam hardening in
+    computed tomography", Phys. Med. Biol. 24(1)). The body is where the FDK of p is above half of its highest values;
+    the lengths are the projections of that; and p' is the least-squares fit to them, times the body's mean.
 
     Args:
         p: line integrals [views, v, u] of a body of one material in air, all of it in the field of view.
@@ -27,23 +27,19 @@ def flattening(p: np.ndarray, geometry: ConeGeometry, size: int = 128) -> tuple[
     Raises:
         ValueError: no body, or none that is thicker than its edge.
     """
-    few, rows = middle_rows(geometry, size)
-    y = torch.from_numpy(np.ascontiguousarray(p[:, rows[0]:rows[1]]))[None]
-    operator = cone_beam_operator(few, "native")
-    images = np.stack([fdk(y ** k, operator)[0, 0].double().numpy() for k in range(1, ORDER + 1)])
-    level = np.quantile(images[0], 0.99)
-    body = images[0] > level / 2
-    radius = np.hypot(*np.meshgrid(*(np.linspace(-1, 1, n) for n in body.shape), indexing="ij"))
-    inner, outer = _eroded(body, EDGE) & (radius < 0.98), _eroded(~body, EDGE) & (radius < 0.98)
-    if inner.sum() < 20:
+    flat, (top, bottom) = middle_rows(geometry, size)
+    y = torch.from_numpy(np.ascontiguousarray(p[:, top:bottom]))[None]
+    image = fdk(y, cone_beam_operator(flat, "native"))
+    level = float(np.quantile(image.numpy(), 0.99))
+    body = image > level / 2
+    inner = _eroded(body[0, 0].numpy(), EDGE)
+    if level <= 0 or inner.sum() < 20:
         raise ValueError("projections: no body of one material whose flatness could be fitted; accepted: coefficients")
-    value = images[0][inner].mean()
-    # The air counts as much as the body, however much of it there is.
-    weight = np.concatenate([np.full(inner.sum(), inner.sum() ** -0.5), np.full(outer.sum(), outer.sum() ** -0.5)])
-    columns = np.concatenate([images[:, inner], images[:, outer]], 1).T * weight[:, None]
-    template = np.concatenate([np.full(inner.sum(), value), np.zeros(outer.sum())]) * weight
-    found = np.linalg.lstsq(columns, template, rcond=None)[0]
-    return tuple(map(float, found))
+    lengths = ConeBeam(tall(flat)).A(body.float())
+    rays = (lengths > 2 * flat.voxel_size[2]).numpy()
+    target = lengths.numpy()[rays].astype(np.float64) * float(image[0, 0].numpy()[inner].mean())
+    powers = y.numpy()[rays].astype(np.float64)[:, None] ** np.arange(1, ORDER + 1)
+    return tuple(map(float, np.linalg.lstsq(powers, target, rcond=None)[0]))
 
 
 def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:

@@ -45,11 +45,10 @@ def _turned(geometry: ConeGeometry, angle: np.ndarray) -> ConeGeometry:
 
 
 def shifted(geometry: ConeGeometry, sideways: float) -> ConeGeometry:
-    """The scan with the detector shifted along u (the horizontal direction that u points to) by a length."""
+    """The scan with the detector shifted by a length along (cos t, sin t), where its columns run at angle t."""
     if not geometry.view_vectors:
         v, u = geometry.det_offset
         return replace(geometry, det_offset=(v, u + sideways))
-    vectors = geometry.vectors
-    step = vectors[:, 6:9]
-    vectors[:, 3:6] += sideways * step / np.linalg.norm(step, axis=1, keepdims=True)
+    vectors, angle = geometry.vectors, view_angles(geometry)
+    vectors[:, 3:5] += sideways * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return replace(geometry, view_vectors=vectors)

@@ -9,7 +9,7 @@ from physics.geometry import ConeGeometry
 from physics.sirt import sirt
 
 COARSE = 64         # voxels, columns and views, at the most, of the reconstruction that the body is looked for in
-FLAT = 8            # its slices
+TALL = 20           # times its width, the height of the only slice
 BINS = 100
 NARROW = 0.98       # of the way to the source, or the detector, that a volume may take
 
@@ -45,8 +45,8 @@ def with_volume(geometry: ConeGeometry) -> ConeGeometry:
 def body_attenuation(p: np.ndarray, geometry: ConeGeometry) -> float:
     """Attenuation of most of the body, per unit of length: the peak of the histogram of a coarse SIRT.
 
-    Voxels count by their value, so that what little there is in much air does not; they are those of the middle slices
-    of a grid of 64 x 64.
+    Voxels count by their value, so that what little there is in much air does not; they are those of the middle slice,
+    64 x 64, of a body that is taken to be alike above and below.
 
     Args:
         p: line integrals [views, v, u].
@@ -55,15 +55,13 @@ def body_attenuation(p: np.ndarray, geometry: ConeGeometry) -> float:
     Raises:
         ValueError: nothing attenuates.
     """
-    coarse, (top, bottom) = middle_rows(geometry, COARSE, FLAT)
+    flat, (top, bottom) = middle_rows(geometry, COARSE)
     size = max(1, geometry.det_shape[1] // (2 * COARSE))
-    rows = min(size, bottom - top)
+    columns = geometry.det_shape[1] // size
     views = np.unique(np.linspace(0, geometry.views - 1, COARSE).round().astype(int)).tolist()
-    few = coarse.select(views)
-    blocks = (bottom - top) // rows, geometry.det_shape[1] // size
-    means = np.stack([p[k, top:top + blocks[0] * rows, :blocks[1] * size].reshape(blocks[0], rows, blocks[1], size)
-                      .mean((1, 3)) for k in views])
-    operator = ConeBeam(_blocks(few, rows, size))
+    means = np.stack([p[k, top:bottom, :columns * size].reshape(bottom - top, columns, size).mean((0, 2))
+                      for k in views])[:, None]
+    operator = ConeBeam(_blocks(tall(flat).select(views), bottom - top, size))
     values = sirt(torch.from_numpy(means)[None], operator, 30).flatten().numpy()
     values = values[values > 0.02 * values.max()] if values.max() > 0 else values[:0]
     if not len(values):
@@ -75,30 +73,33 @@ def body_attenuation(p: np.ndarray, geometry: ConeGeometry) -> float:
     return float((middles[near] * counts[near]).sum() / counts[near].sum())
 
 
-def middle_rows(geometry: ConeGeometry, size: int, most: int = 1) -> tuple[ConeGeometry, tuple[int, int]]:
-    """The scan of the volume's middle slices alone, on at most size x size voxels of the same extent in-plane.
+def middle_rows(geometry: ConeGeometry, size: int) -> tuple[ConeGeometry, tuple[int, int]]:
+    """The scan of the volume's middle slice alone, on at most size x size voxels of the same extent in-plane.
 
     Args:
         geometry: with a volume.
         size: voxels along x and y, at the most.
-        most: slices, at the most, as thick as the voxels are wide.
 
     Returns:
-        The scan on the rows that these slices shade, and which rows these are (half-open).
+        The scan on the rows that this slice, no thicker than wide, shades; and which rows these are (half-open).
 
     Raises:
-        ValueError: no ray meets them.
+        ValueError: no ray meets it.
     """
     depth, *plane = geometry.volume_shape
     few = [min(count, size) for count in plane]
     steps = [extent * count / less for extent, count, less in zip(geometry.voxel_size[1:], plane, few)]
     height = depth * geometry.voxel_size[0]
-    slices = max(1, min(most, round(height / steps[1])))
-    coarse = geometry.on_grid((slices, *few), (min(height / slices, steps[1]), *steps))
+    coarse = geometry.on_grid((1, *few), (min(height, steps[1]), *steps))
     top, bottom, *_ = coarse.window
     if bottom <= top:
         raise ValueError("volume_shape: no ray of any view meets the middle of the volume")
     return coarse.crop(top, bottom, 0, geometry.det_shape[1]), (top, bottom)
+
+
+def tall(flat: ConeGeometry) -> ConeGeometry:
+    """The scan of one slice that goes on above and below, so tall that no ray leaves it there."""
+    return flat.on_grid(flat.volume_shape, (TALL * flat.voxel_size[2] * flat.volume_shape[2], *flat.voxel_size[1:]))
 
 
 def _blocks(geometry: ConeGeometry, rows: int, columns: int) -> ConeGeometry:
