@@ -37,7 +37,8 @@ def conv3x3(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual:
         raise NotCompiled(f"conv3x3: no compiled code for {weight.shape[1]} to {weight.shape[0]} channels")
     if impl == "compiled" or (impl is None and fits and without_gradient(x, weight, bias, residual)
                               and x.device.type == "cpu" and x.dtype == torch.float32):
-        return _conv3x3(x, weight, bias, residual, scale, impl)
+        compute = _conv3x3 if torch.compiler.is_compiling() else _compute
+        return compute(x, weight, bias, residual, scale, impl)
     if impl not in (None, "reference"):
         raise ValueError(f"impl: expected 'reference', 'compiled' or None, found {impl!r}")
     return _reference(x, weight, bias, residual, scale)
@@ -50,8 +51,7 @@ def _reference(x, weight, bias, residual, scale):
     return y if scale == 1 else y * scale
 
 
-@torch.library.custom_op("iscs::conv3x3", mutates_args=())
-def _conv3x3(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor | None,
+def _compute(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor | None,
              scale: float, impl: str | None) -> torch.Tensor:
     tensors = [x, weight, bias] + ([] if residual is None else [residual])
     if not COMPILED.choose(impl, *tensors):
@@ -63,6 +63,11 @@ def _conv3x3(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual
     COMPILED.call("conv3x3", x, weight.contiguous(), bias, residual, y, images, height, width, channels, len(weight),
                   float(scale))
     return y
+
+
+# One node for torch.compile; else called directly, for the first call of a custom operator imports the compiler (0.2
+# GB).
+_conv3x3 = torch.library.custom_op("iscs::conv3x3", _compute, mutates_args=())
 
 
 @_conv3x3.register_fake

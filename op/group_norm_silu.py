@@ -34,7 +34,8 @@ def group_norm_silu(x: torch.Tensor, groups: int, weight: torch.Tensor, bias: to
         raise NotCompiled(f"group_norm_silu: no compiled code for {x.shape[1]} channels")
     if impl == "compiled" or (impl is None and fits and without_gradient(x, weight, bias, shift)
                               and x.device.type == "cpu" and x.dtype == torch.float32):
-        return _group_norm_silu(x, groups, weight, bias, eps, shift, impl)
+        compute = _group_norm_silu if torch.compiler.is_compiling() else _compute
+        return compute(x, groups, weight, bias, eps, shift, impl)
     if impl not in (None, "reference"):
         raise ValueError(f"impl: expected 'reference', 'compiled' or None, found {impl!r}")
     return _reference(x, groups, weight, bias, eps, shift)
@@ -47,9 +48,8 @@ def _reference(x, groups, weight, bias, eps, shift):
     return F.silu(F.group_norm(x, groups, weight, bias, eps))
 
 
-@torch.library.custom_op("iscs::group_norm_silu", mutates_args=())
-def _group_norm_silu(x: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float,
-                     shift: torch.Tensor | None, impl: str | None) -> torch.Tensor:
+def _compute(x: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.Tensor, eps: float,
+             shift: torch.Tensor | None, impl: str | None) -> torch.Tensor:
     if not COMPILED.choose(impl, x, weight, bias, *([] if shift is None else [shift])):
         return _reference(x, groups, weight, bias, eps, shift).contiguous(memory_format=torch.channels_last)
     images, channels, height, width = x.shape
@@ -58,6 +58,11 @@ def _group_norm_silu(x: torch.Tensor, groups: int, weight: torch.Tensor, bias: t
     COMPILED.call("group_norm_silu", x, None if shift is None else shift.contiguous(), weight, bias, y, images,
                   height * width, channels, groups, float(eps))
     return y
+
+
+# One node for torch.compile; else called directly, for the first call of a custom operator imports the compiler (0.2
+# GB).
+_group_norm_silu = torch.library.custom_op("iscs::group_norm_silu", _compute, mutates_args=())
 
 
 @_group_norm_silu.register_fake

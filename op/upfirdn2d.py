@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from op.build import Compiled, NotCompiled
+from op.check import without_gradient
 
 COMPILED = Compiled("upfirdn2d", (torch.float32, torch.float64, torch.float16, torch.bfloat16))
 
@@ -36,7 +37,7 @@ def upfirdn2d(x: torch.Tensor, kernel: torch.Tensor, up: int = 1, down: int = 1,
         NotCompiled: impl="compiled" for other tensors, or it could not be built (a warning before says why).
     """
     before, after = _check(x, kernel, up, down, pad)
-    size = [(n * up + before + after - k) // down + 1 for n, k in zip(x.shape[2:], kernel.shape)]
+    height, width = size = [(n * up + before + after - k) // down + 1 for n, k in zip(x.shape[2:], kernel.shape)]
     if min(size) < 1:
         raise ValueError(f"upfirdn2d: x {list(x.shape)}, kernel {list(kernel.shape)}, up={up}, down={down}, "
                          f"pad={(before, after)} leave an empty image {size}")
@@ -46,7 +47,8 @@ def upfirdn2d(x: torch.Tensor, kernel: torch.Tensor, up: int = 1, down: int = 1,
     if impl == "compiled" and not fits:
         raise NotCompiled(f"upfirdn2d: no compiled code for {x.dtype}, {x.shape[1]} channels, on {x.device}")
     if impl == "compiled" or (impl is None and fits):
-        return _upfirdn2d(x, kernel, up, down, before, before, *size, impl)
+        compute = _compute if without_gradient(x) and not torch.compiler.is_compiling() else _upfirdn2d
+        return compute(x, kernel, up, down, before, before, height, width, impl)
     return _reference(x, kernel.to(x), up, down, (before, before), size)
 
 
@@ -95,10 +97,8 @@ def _layout(x):
     return torch.channels_last if last else torch.contiguous_format
 
 
-# One node for torch.compile, whatever computes it.
-@torch.library.custom_op("iscs::upfirdn2d", mutates_args=())
-def _upfirdn2d(x: torch.Tensor, kernel: torch.Tensor, up: int, down: int, top: int, left: int, height: int, width: int,
-               impl: str | None) -> torch.Tensor:
+def _compute(x: torch.Tensor, kernel: torch.Tensor, up: int, down: int, top: int, left: int, height: int, width: int,
+             impl: str | None) -> torch.Tensor:
     layout = _layout(x)
     y = torch.empty(*x.shape[:2], height, width, dtype=x.dtype, device=x.device, memory_format=layout)
     if not COMPILED.choose(impl, x):
@@ -109,6 +109,11 @@ def _upfirdn2d(x: torch.Tensor, kernel: torch.Tensor, up: int, down: int, top: i
     COMPILED.call("upfirdn2d_" + str(x.dtype).removeprefix("torch."), x.contiguous(memory_format=layout), kernel, y,
                   planes, inner, *x.shape[2:], *kernel.shape, up, down, top, left, height, width)
     return y
+
+
+# One node for torch.compile, and gradients; else called directly, for the first call of a custom operator imports the
+# compiler (0.2 GB).
+_upfirdn2d = torch.library.custom_op("iscs::upfirdn2d", _compute, mutates_args=())
 
 
 @_upfirdn2d.register_fake

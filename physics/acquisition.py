@@ -54,14 +54,14 @@ class Acquisition:
             self.operator = self.operator_of(geometry.slab(begin, end).select(views).crop(*self.window))
 
     def simulate(self, x: torch.Tensor) -> torch.Tensor:
-        """Line integrals [1, views, v, u] of all views, of x [D, 1, H, W] or of x on a grid that is n times finer.
+        """Line integrals [1, views, v, u] of all views, of x [D, 1, H, W] or with pixels that are n times finer.
 
         On the grid of the reconstruction the measurement agrees with the operator exactly, which no scanner's does.
 
         Raises:
-            ValueError: another shape than [n D, 1, n H, n W].
+            ValueError: another shape than [D, 1, n H, n W].
         """
-        times = len(x) // self.full.domain_shape[0]
+        times = x.shape[-1] // self.full.domain_shape[-1]
         if times < 2:
             return self.full.A(x)
         return self.operator_of(self.full.geometry.finer(times)).A(x).div_(times)

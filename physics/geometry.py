@@ -216,9 +216,10 @@ class ConeGeometry:
         return replace(self, volume_shape=volume_shape, volume_centre=volume_centre)
 
     def finer(self, times: int) -> "ConeGeometry":
-        """The same scan of `times` as many voxels along every axis, which are the unit of length."""
-        return replace(self, volume_shape=[times * count for count in self.volume_shape], unit="mm",
-                       voxel_size=np.divide(self.voxel_size, times)).in_voxels()
+        """The same scan of `times` as many voxels along x and y, whose width is the unit of length."""
+        (depth, height, width), (z, y, x) = self.volume_shape, self.voxel_size
+        return replace(self, volume_shape=(depth, times * height, times * width), unit="mm",
+                       voxel_size=(z, y / times, x / times)).in_voxels()
 
     def in_mm(self, voxel_size: Sequence[float]) -> "ConeGeometry":
         """The scan in mm; where the voxel is the unit, the one that meets the same voxels drawn out to `voxel_size`.

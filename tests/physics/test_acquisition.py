@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import avg_pool3d
+from torch.nn.functional import avg_pool2d
 
 from physics.acquisition import Acquisition
 from physics.geometry import ConeGeometry
@@ -56,11 +56,11 @@ def test_a_simulation_is_what_its_operator_says():
 def test_a_finer_volume_has_the_line_integrals_of_the_volume():
     scan = replace(WIDE, voxel_size=(1, 2, 2), isocentre=(3, 4, 5)).in_voxels()
     acquisition = Acquisition(scan, range(60))
-    fine = torch.zeros(15, 1, 192, 192)
-    fine[3:12, :, 50:120, 60:150] = 1
-    coarse = avg_pool3d(fine.transpose(0, 1), 3).transpose(0, 1)
+    fine = torch.zeros(5, 1, 192, 192)
+    fine[1:4, :, 50:120, 60:150] = 1
+    coarse = avg_pool2d(fine, 3)
     y, expected = acquisition.simulate(fine), acquisition.full.A(coarse)
-    assert y.shape == expected.shape and 1e-4 < (y - expected).norm() / expected.norm() < 0.1
+    assert y.shape == expected.shape and 1e-4 < (y - expected).norm() / expected.norm() < 0.01
     assert torch.equal(acquisition.simulate(coarse), expected)
 
 

@@ -86,8 +86,9 @@ def _of_problem(modality: str) -> dict[str, list[Flag]]:
                  "file)", None, "ct"),
             Flag("sino-noise", number(float, 0, 1e12), "V", "noise of the measurement: 0 none; below 100 Gaussian of "
                  "variance V; from 100 on Poisson, " + ("V photons a ray" if ct else "V counts, as published"), 0.0),
-            Flag("oversample", number(int, 1, 16), "N", "simulate the measurement on a grid N times finer than that "
-                 "of the reconstruction, as no scanner measures what the operator computes", 1),
+            Flag("oversample", number(int, 1, 16), "N", "simulate the measurement from " + (
+                "pixels N times finer" if ct else "slices N times thinner") + " than those of the reconstruction, as no "
+                "scanner measures what the operator computes", 1),
         ],
         "scanner": [
             Flag("geometry", existing_file, "FILE", "YAML of the scan, see configs/geometry; beside a scanner's own "

@@ -145,9 +145,8 @@ def _simulated(options):
     unit = np.ones(3) if scan.unit == "mm" else volume.spacing[::-1]
     scan = replace(scan, isocentre=np.divide(volume.centre[::-1], unit) - scan.volume_centre)
     if finer > 1:
-        log.info(f"the measurement is simulated on a grid that is {finer} times finer, of "
-                 f"{' x '.join(str(finer * count) for count in volume.array.shape)} voxels")
-    return scan, volume, own.finer(size, finer).array if finer > 1 else volume.array
+        log.info(f"the measurement is simulated from slices of {finer * size} x {finer * size} pixels")
+    return scan, volume, own.resize(finer * size).array if finer > 1 else volume.array
 
 
 def as_measured(y: torch.Tensor, simulated: ConeGeometry, given: ConeGeometry) -> Volume:

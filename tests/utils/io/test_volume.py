@@ -75,15 +75,6 @@ def test_resizing_keeps_the_field_of_view(size):
     assert np.allclose(extent, np.array(source.GetSpacing()) * (26, 24, 3))
 
 
-def test_a_finer_volume_covers_the_same_field_from_the_voxels_that_there_are():
-    source = Volume(np.random.default_rng(0).random((3, 8, 8), np.float32), (1, 1, 2.5), (4, 5, 6), OBLIQUE)
-    coarse, finer = source.resize(4), source.finer(4, 2)
-    assert finer.array.shape == (6, 8, 8) and np.allclose(finer.centre, coarse.centre)
-    assert np.allclose(np.multiply(finer.spacing, 2), coarse.spacing)
-    assert np.allclose(finer.array[[0, 5]], source.array[[0, 2]])       # its own pixels; linear between the slices
-    assert np.allclose(finer.array[1], 0.75 * source.array[0] + 0.25 * source.array[1], atol=1e-6)
-
-
 def test_thick_slices_lie_in_the_middle_of_the_thin_ones():
     array = np.arange(8, dtype=np.float32)[:, None, None] * np.ones((8, 2, 2), np.float32)
     thin = Volume(array, (1, 1, 0.5), (0, 0, 10))
