@@ -87,8 +87,8 @@ def _of_problem(modality: str) -> dict[str, list[Flag]]:
             Flag("sino-noise", number(float, 0, 1e12), "V", "noise of the measurement: 0 none; below 100 Gaussian of "
                  "variance V; from 100 on Poisson, " + ("V photons a ray" if ct else "V counts, as published"), 0.0),
             Flag("oversample", number(int, 1, 16), "N", "simulate the measurement from " + (
-                "pixels N times finer" if ct else "slices N times thinner") + " than those of the reconstruction, as no "
-                "scanner measures what the operator computes", 1),
+                "pixels N times finer" if ct else "slices N times thinner") + " than those of the reconstruction, as "
+                "no scanner measures what the operator computes", 1),
         ],
         "scanner": [
             Flag("geometry", existing_file, "FILE", "YAML of the scan, see configs/geometry; beside a scanner's own "
