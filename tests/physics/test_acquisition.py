@@ -60,7 +60,7 @@ def test_a_finer_volume_has_the_line_integrals_of_the_volume():
     fine[1:4, :, 50:120, 60:150] = 1
     coarse = avg_pool2d(fine, 3)
     y, expected = acquisition.simulate(fine), acquisition.full.A(coarse)
-    assert y.shape == expected.shape and 1e-4 < (y - expected).norm() / expected.norm() < 0.01
+    assert y.shape == expected.shape and 1e-4 < (y - expected).norm() / expected.norm() < 0.02
     assert torch.equal(acquisition.simulate(coarse), expected)
 
 
