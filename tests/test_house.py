@@ -34,9 +34,9 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
-# of torchrun, dask, sbatch, pip, xcode-select
+# of torchrun, dask, sbatch, tests.bench, pip, xcode-select
 OTHER_PROGRAMS = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--port", "--nthreads",
-                  "--ntasks", "--gpus-per-task", "--index-url", "--install", "--help"}
+                  "--ntasks", "--gpus-per-task", "--published", "--cpu-time", "--index-url", "--install", "--help"}
 
 
 def room(module: str) -> str:

@@ -36,8 +36,8 @@ METHODS = {
 }
 
 
-def volumes(processes: Processes, few: bool = False) -> dict:
-    """What every method, or DDS alone, makes of a small CT and a small MR problem; and all else of a CT."""
+def volumes(processes: Processes) -> dict:
+    """What every method makes of a small CT and a small MR problem; and all else of the CT."""
     torch.manual_seed(0)
     config = load_config(ROOT / "tests" / "data" / "ncsnpp_tiny.yaml")
     config.model.num_res_blocks, config.model.ch_mult, config.model.attn_resolutions = 1, [1, 2], []
@@ -50,24 +50,22 @@ def volumes(processes: Processes, few: bool = False) -> dict:
     found = {"A": y, "FDK of all": scan.fdk_of_all(y), "FDK": scan.fdk(scan.of_views(y))}
     y, found["SIRT"] = scan.solvable(scan.of_views(y))
     problem = Problem(operator=scan.operator, y=y, initial=found["SIRT"])
-    methods = {"DDS": METHODS["DDS"]} if few else METHODS
-    for name, method in methods.items():
+    for name, method in METHODS.items():
         found[f"CT, {name}"] = reconstruct(problem, score, method)
-    if not few:
-        found["CT, ADMM-TV"] = admm_tv(scan.operator, y, outer=2, inner=4)
+    found["CT, ADMM-TV"] = admm_tv(scan.operator, y, outer=2, inner=4)
     operator = ZAverage((5, 1, 16, 8), 4)
     y = operator.A(torch.rand(5, 1, 16, 8))
     problem = Problem(operator=operator, y=y, initial=operator.A_dagger(y))
-    for name, method in methods.items():
+    for name, method in METHODS.items():
         found[f"MR, {name}"] = reconstruct(problem, score, method)
     return found
 
 
-def save_volumes(folder: str, few: bool) -> None:
+def save_volumes(folder: str) -> None:
     """In one of several processes: what it has in the end."""
     processes = Processes.started()
     with processes.connected(torch.device("cpu")):
-        torch.save(volumes(processes, few), f"{folder}/{processes.rank}.pt")
+        torch.save(volumes(processes), f"{folder}/{processes.rank}.pt")
 
 
 def free_port() -> int:
@@ -76,15 +74,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_every_method_gives_the_volume_of_one_process(tmp_path, count):
-    few = count > 2         # to save time: all of them were seen to agree
-    code = f"import tests.test_processes as own; own.save_volumes({str(tmp_path)!r}, {few})"
+def test_every_method_gives_the_volume_of_one_process(tmp_path):
+    """Two processes here, to save time; four were seen to agree as well."""
+    count, code = 2, f"import tests.test_processes as own; own.save_volumes({str(tmp_path)!r})"
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     started = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT,
                                 env=ONE_THREAD | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
                for rank in range(count)]
-    expected = volumes(ALONE, few)
+    expected = volumes(ALONE)
     assert [process.wait(300) for process in started] == [0] * count
     first, *others = (torch.load(tmp_path / f"{rank}.pt") for rank in range(count))
     for name, volume in expected.items():
@@ -102,11 +99,11 @@ def test_work_is_divided_without_rest():
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
 def test_a_dead_process_ends_all_and_another_number_goes_on(tmp_path):
     """One line of ours (torchrun adds a report), nothing half-written, and then the volume of an undisturbed run."""
-    flags = ["--preset", "fast", "--slice-begin", "2", "--slice-end", "5", "--recon-size", "32", "--NFE", "30",
-             "--num-cg", "1", "--no-report", "--device", "cpu"]
+    flags = ["--preset", "fast", "--slice-begin", "8", "--slice-end", "16", "--NFE", "15", "--no-report",
+             "--device", "cpu"]
     started = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
-         str(ROOT / "recon_CBCT.py"), *flags, "--output-dir", str(tmp_path)],
+         str(ROOT / "recon_MRI_ZSR.py"), *flags, "--output-dir", str(tmp_path)],
         env=ONE_THREAD, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     end = time.monotonic() + 300
     while not (found := list(tmp_path.rglob("state.pt"))) and started.poll() is None and time.monotonic() < end:
@@ -116,13 +113,13 @@ def test_a_dead_process_ends_all_and_another_number_goes_on(tmp_path):
     second = next(pid for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
     os.kill(second, signal.SIGKILL)
     _, errors = started.communicate(timeout=120)
-    lines = [line for line in errors.splitlines() if line.startswith("recon_CBCT.py: ")]
+    lines = [line for line in errors.splitlines() if line.startswith("recon_MRI_ZSR.py: ")]
     assert started.returncode and len(lines) == 1 and f"go on with --resume {state.parent}" in lines[0]
-    assert 'recon_CBCT.py", line' not in errors
+    assert 'recon_MRI_ZSR.py", line' not in errors
     assert not list(state.parent.glob(".partial-*")) and not (state.parent / "recon.nii.gz").exists()
     for more in (["--resume", str(state.parent)], [*flags, "--output-dir", str(tmp_path / "whole")]):
-        subprocess.run([sys.executable, ROOT / "recon_CBCT.py", *more], env=ONE_THREAD, check=True, capture_output=True)
+        subprocess.run([sys.executable, ROOT / "recon_MRI_ZSR.py", *more], env=ONE_THREAD, check=True, capture_output=True)
     import nibabel
     resumed, whole = (nibabel.load(folder / "recon.nii.gz").get_fdata() for folder in (
         state.parent, next((tmp_path / "whole").rglob("recon.nii.gz")).parent))
-    assert abs(resumed - whole).max() < 1       # HU, of 2600
+    assert abs(resumed - whole).max() < 1e-3 * whole.max()

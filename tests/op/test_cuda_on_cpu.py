@@ -11,7 +11,7 @@ import torch
 from op import build, upfirdn2d
 from op.cone_beam import backproject, project, trace
 from tests.cuda_on_cpu import emulate
-from tests.op.test_cone_beam import GEOMETRIES, circle, gap, relative, setting
+from tests.op.test_cone_beam import circle, gap, relative, setting
 from tests.op.test_upfirdn2d import CASES, random_inputs
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
@@ -58,7 +58,7 @@ def unwritten(rays):
     return torch.full(rays.volume_shape, torch.nan)
 
 
-@pytest.mark.parametrize("name", [name for name in GEOMETRIES if name != "all rays miss"])
+@pytest.mark.parametrize("name", ["odd", "anisotropic", "some tilted", "all tilted", "several tiles", "random 0"])
 def test_projector_and_adjoint_write_everything(cuda, name):
     rays, volume, projections = setting(name)
     there, back = project(volume, rays), backproject(projections, rays, out=unwritten(rays))
