@@ -118,7 +118,8 @@ def test_a_dead_process_ends_all_and_another_number_goes_on(tmp_path):
     assert 'recon_MRI_ZSR.py", line' not in errors
     assert not list(state.parent.glob(".partial-*")) and not (state.parent / "recon.nii.gz").exists()
     for more in (["--resume", str(state.parent)], [*flags, "--output-dir", str(tmp_path / "whole")]):
-        subprocess.run([sys.executable, ROOT / "recon_MRI_ZSR.py", *more], env=ONE_THREAD, check=True, capture_output=True)
+        subprocess.run([sys.executable, ROOT / "recon_MRI_ZSR.py", *more], env=ONE_THREAD, check=True,
+                       capture_output=True)
     import nibabel
     resumed, whole = (nibabel.load(folder / "recon.nii.gz").get_fdata() for folder in (
         state.parent, next((tmp_path / "whole").rglob("recon.nii.gz")).parent))
