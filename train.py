@@ -5,7 +5,8 @@ Denoising score matching (Vincent 2011; Song et al. 2021): x = x0 + sigma eps, l
 with the levels of utils.train.training.noise_levels and the weight of NCSNpp.loss_weight. Writes to --output
 
     checkpoint.pth   {optimizer, model, ema, step, scaler, run, prior}: continue with --resume, or use as a prior
-    prior.pth        {model, prior}: the averaged weights alone, trained ones in half precision: small, to share
+    prior.safetensors, prior.yaml
+                     the averaged weights alone, trained ones in half precision, and what they are: small, to share
     loss.csv         step, mean loss since the line before, images per second
     validation.csv   with --validation: step, mean squared error of denoised held-out images at every level
     samples/         images drawn from the prior, to look at
@@ -108,6 +109,7 @@ def set_up(args: Namespace, config: Any, device: Any, processes: Any) -> Any:
     from models.window import CT_WINDOW
     from utils.cli import choices
     from utils.io.intensity import MR_WINDOWS
+    from utils.io.prior_file import parse_card
     from utils.train.slices import find_volumes
     from utils.train.training import Training
 
@@ -126,7 +128,9 @@ def set_up(args: Namespace, config: Any, device: Any, processes: Any) -> Any:
                         {"modality": args.modality, "window": window} | score_settings(config),
                         {"--modality": args.modality, "--seed": args.seed, "--batch-size": args.batch_size,
                          "--steps": args.steps, "--lr": args.lr, "--precision": precision,
-                         "--config-path, content": digest, "number of processes": processes.count})
+                         "--config-path, content": digest, "number of processes": processes.count},
+                        parse_card({"network": config.model.name, "architecture": config.to_dict(),
+                                    "modality": args.modality, "window": window}, args.config_path))
     if args.resume:
         training.resume()
     return training

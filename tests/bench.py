@@ -217,7 +217,7 @@ def training(device):
     size = config.data.image_size
     network = NCSNpp(config).to(device, memory_format=torch.channels_last)
     precision = choose_precision("auto", device, training=True)
-    ours = Training(network, Path(os.devnull), config.model.ema_rate, precision, Processes(), {}, {})
+    ours = Training(network, Path(os.devnull), config.model.ema_rate, precision, Processes(), {}, {}, None)
     plain, rate = NCSNpp(config).to(device), 1e-3
     adam = torch.optim.Adam(plain.parameters(), lr=rate)
     x0, eps, sigma = (draw(*shape, device=device) for draw, shape in (

@@ -24,6 +24,7 @@ from models.checkpoint import load_weights, read_checkpoint
 from models.ncsnpp import NCSNpp
 from models.prior import score_settings
 from utils.io.config import load_config
+from utils.io.prior_file import check_digest, read_prior
 from utils.train.slices import SliceSampler
 
 ROOT = Path(train.__file__).parent
@@ -115,17 +116,18 @@ def test_the_loss_falls_and_the_checkpoints_load(run, config_path, modality):
     folder = run("out", "--steps", 60, "--lr", 5e-3, modality=modality)
     rows = [(int(step), float(loss)) for step, loss, _ in csv.reader((folder / "loss.csv").open())]
     assert [step for step, _ in rows] == [50, 60] and rows[-1][1] < 0.8 * rows[0][1]
-    checkpoint, prior = read_checkpoint(folder / "checkpoint.pth"), read_checkpoint(folder / "prior.pth")
+    checkpoint, (card, path) = read_checkpoint(folder / "checkpoint.pth"), read_prior(folder)
     assert set(checkpoint) == {"optimizer", "model", "ema", "step", "scaler", "run", "prior"}
     assert checkpoint["step"] == 60 and set(checkpoint["ema"]) == {"decay", "num_updates", "shadow_params"}
     window = [-1000, 1600] if modality == "ct" else "percentile"
-    assert set(prior) == {"model", "prior"}
-    assert checkpoint["prior"] == prior["prior"] == {
-        "modality": modality, "window": window} | score_settings(load_config(config_path))
-    full, small = weights(folder, config_path), weights(folder, config_path, "prior.pth")
+    assert (card.modality, card.window) == (modality, tuple(window) if modality == "ct" else window)
+    assert checkpoint["prior"] == {"modality": modality, "window": window} | score_settings(load_config(config_path))
+    assert card.architecture == load_config(config_path) and path.name == card.weights == "prior.safetensors"
+    check_digest(card, path)
+    full, small = weights(folder, config_path), weights(folder, config_path, "prior.safetensors")
     assert_same(small, full, rtol=1e-3, atol=1e-4)
     assert torch.equal(full["all_modules.0.W"], small["all_modules.0.W"])    # too large for half precision
-    assert (folder / "prior.pth").stat().st_size < 0.3 * (folder / "checkpoint.pth").stat().st_size
+    assert (folder / "prior.safetensors").stat().st_size < 0.3 * (folder / "checkpoint.pth").stat().st_size
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(run, config_path, monkeypatch):
@@ -236,8 +238,8 @@ def test_tensorboard_is_optional(flags, capsys, monkeypatch):
 
 def test_fine_tuning_starts_from_the_weights(run, config_path):
     first = run("first", "--steps", 20)
-    second = run("second", "--steps", 1, "--init", first / "prior.pth", "--lr", 1e-9, "--seed", 7)
-    assert_same(weights(second, config_path), weights(first, config_path, "prior.pth"), atol=1e-6)
+    second = run("second", "--steps", 1, "--init", first / "prior.safetensors", "--lr", 1e-9, "--seed", 7)
+    assert_same(weights(second, config_path), weights(first, config_path, "prior.safetensors"), atol=1e-6)
 
 
 @pytest.mark.parametrize("precision, dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16),
@@ -361,7 +363,7 @@ def test_a_mostly_empty_mr_volume_is_left_out_with_a_warning(run, flags, tmp_pat
     sitk.WriteImage(sitk.GetImageFromArray(sparse), str(tmp_path / "angio.nii"))
     folder = run("out", "--steps", 1, "--data", tmp_path / "angio.nii", flags("")[5], modality="mr")
     said = capsys.readouterr().err
-    assert (folder / "prior.pth").exists() and said.count("\n") == 1
+    assert (folder / "prior.safetensors").exists() and said.count("\n") == 1
     assert "angio.nii: all voxels have one value, 0, up to the 99.9th percentile; the largest is 800; left out" in said
     alone = flags("no", "--steps", 1, "--data", tmp_path / "angio.nii", modality="mr")
     message = refused_after(capsys, train.main, alone)
@@ -427,7 +429,7 @@ def test_a_reader_that_has_gone_does_not_end_the_training(flags, tmp_path, optim
     line = ["bash", "-c", '"$@" | true; exit ${PIPESTATUS[0]}', "-", sys.executable, *options, "train.py",
             *flags("out", "--steps", 1)]
     done = subprocess.run(line, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
-    assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "out" / "prior.pth").exists()
+    assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "out" / "prior.safetensors").exists()
 
 
 def test_ctrl_c_before_the_training_is_one_line_and_status_130(flags, capsys, monkeypatch):

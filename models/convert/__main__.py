@@ -1,6 +1,5 @@
 """Convert a prior: python -m models.convert FILE --card CARD --output FOLDER; docs/my_prior.md is the guide."""
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,10 @@ def convert(args: Namespace) -> None:
     Raises:
         ValueError, OSError: in one line that names the file.
     """
-    from safetensors.torch import save
-
     from models.checkpoint import load_content
     from models.convert.states import edm_card, find_state
     from utils.cli import choices
-    from utils.io.files import complete_file, file_digest
-    from utils.io.prior_file import card_text, parse_card
+    from utils.io.prior_file import parse_card, write_prior
 
     content = read(args.file)
     tree = edm_card(content, str(args.file)) | card_tree(args)
@@ -56,15 +52,10 @@ def convert(args: Namespace) -> None:
         load_content(network, args.file, content)
     except (ValueError, AttributeError):
         load_content(network, args.file, find_state(content, list(network.state_dict()), str(args.file)))
-    state = {name: (value.half() if args.half and value.is_floating_point() else value).contiguous()
+    state = {name: (value.half() if args.half and value.is_floating_point() else value)
              for name, value in network.state_dict().items()}
     args.output.mkdir(parents=True, exist_ok=True)
-    weights = args.output / f"{args.name}.safetensors"
-    with complete_file(weights) as partial:
-        partial.write_bytes(save(state))
-    card = replace(card, weights=weights.name, sha256=file_digest(weights))
-    with complete_file(args.output / f"{args.name}.yaml") as partial:
-        partial.write_text(card_text(card), encoding="utf-8")
+    write_prior(args.output, args.name, state, card)
     print(f"{sum(value.numel() for value in state.values())} numbers; see that they denoise: python -m models.prior "
           f"{args.output / f'{args.name}.yaml'}")
 

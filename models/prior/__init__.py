@@ -104,7 +104,7 @@ def check_levels(low: float, high: float, sigma_min: float, sigma_max: float | N
         ValueError: levels outside ``low`` to ``high``, which the prior was trained on.
     """
     first = high if sigma_max is None else sigma_max
-    near = 1 + 1e-6     # a level that is printed and given back
+    near = 1 + 1e-3     # the first of 1000 steps is 0.0100005
     if not low <= sigma_min * near < first * near <= high * near**2:
         raise ValueError(f"sigma_min {sigma_min:g}, sigma_max {first:g}: this prior knows {low:g} to {high:g} "
                          "(sigma_min and sigma_max of its config or card)")

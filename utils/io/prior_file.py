@@ -2,12 +2,12 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from utils.io.config import config_of
-from utils.io.files import file_digest
+from utils.io.files import complete_file, file_digest
 from utils.io.schema import Check, read
 from utils.io.yaml_file import read_yaml, short, yaml_text
 
@@ -149,6 +149,27 @@ def card_text(card: Card) -> str:
     last = ("architecture",)
     tree = {key: tree[key] for key in tree if key not in last} | {key: tree[key] for key in last}
     return yaml_text(json.loads(json.dumps(tree)))      # tuples as lists
+
+
+def write_prior(folder: Path, name: str, state: dict[str, Any], card: Card) -> None:
+    """Write ``name``.safetensors and ``name``.yaml, with the name and the digest of the weights in the card.
+
+    Args:
+        folder: where; it exists.
+        name: of both, before their endings.
+        state: names and tensors.
+        card: what the prior is.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    from safetensors.torch import save
+
+    content = save({key: value.detach().cpu().contiguous() for key, value in state.items()})
+    card = replace(card, weights=f"{name}.safetensors", sha256=hashlib.sha256(content).hexdigest())
+    for ending, data in ((".safetensors", content), (".yaml", card_text(card).encode())):
+        with complete_file(folder / f"{name}{ending}") as partial:
+            partial.write_bytes(data)
 
 
 def prior_digest(card: Card, weights: Path) -> str:

@@ -13,6 +13,7 @@ from models.checkpoint import EMA, load_weights, trainable
 from models.precision import autocast
 from op.processes import Processes
 from utils.io.files import save_tensors
+from utils.io.prior_file import Card, write_prior
 
 # Training draws ln sigma from a normal distribution, as Karras et al. 2022 (EDM, section 5), within the levels of the
 # config. Intensities are in [0, 1]: at 0.15 the structures of an image begin to drown. EDM's spread is 1.2; a
@@ -91,18 +92,18 @@ class Training:
 
     Args:
         network: on its device; called with x [B, 1, H, W] and sigma [B], and has ``loss_weight(sigma)`` [B].
-        folder: where checkpoint.pth and prior.pth are.
+        folder: where checkpoint.pth and the prior are.
         ema_rate: of the averaged weights.
         precision: a key of `models.precision.PRECISIONS`.
         processes: that train together.
-        prior: what the prior is, for both files.
+        prior: what the prior is, for the checkpoint; ``card`` says it beside the weights.
         run: settings by name, that must stay as they are for a resumed run to be the uninterrupted one.
     """
 
     def __init__(self, network: Any, folder: Path, ema_rate: float, precision: str, processes: Processes,
-                 prior: dict, run: dict):
+                 prior: dict, run: dict, card: Card):
         self.network, self.folder, self.precision, self.processes = network, folder, precision, processes
-        self.prior, self.run, self.step = prior, run, 0
+        self.prior, self.run, self.card, self.step = prior, run, card, 0
         self.parameters = trainable(network)
         self.ema = EMA(network, ema_rate)
         self.optimizer = torch.optim.Adam(self.parameters)
@@ -166,14 +167,14 @@ class Training:
         return loss.item(), bool(asked)
 
     def save(self) -> None:
-        """Write checkpoint.pth, to continue from or to use, and prior.pth: the averaged weights in half precision."""
+        """Write checkpoint.pth, to continue from or to use, and the prior: averaged weights in half precision."""
         save_tensors(self.folder / CHECKPOINT,
                      {"optimizer": self.optimizer.state_dict(), "model": self.network.state_dict(),
                       "ema": self.ema.state_dict(), "step": self.step, "scaler": self.scaler.state_dict(),
                       "run": self.run, "prior": self.prior})
         names = [name for name, p in self.network.named_parameters() if p.requires_grad]
         averages = {name: value.half() for name, value in zip(names, self.ema.shadow_params)}
-        save_tensors(self.folder / "prior.pth", {"model": self.network.state_dict() | averages, "prior": self.prior})
+        write_prior(self.folder, "prior", self.network.state_dict() | averages, self.card)
 
 
 def check_same_run(path: Path, saved: Any, run: dict) -> None:

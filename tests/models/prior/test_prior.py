@@ -9,7 +9,7 @@ from models.prior.fit import misfits
 
 def test_levels_within_the_priors_are_taken_and_the_first_is_its_own():
     assert check_levels(0.01, 378, 0.01, 378) == 378 and check_levels(0.01, 378, 0.5, 3) == 3
-    assert check_levels(0.01, 378, 0.01, None) == 378
+    assert check_levels(0.01, 378, 0.01, None) == 378 and check_levels(0.0100005, 157, 0.01, 5) == 5
 
 
 @pytest.mark.parametrize("sigma_min, sigma_max", [(0.009, 1), (0.01, 379), (2, 1), (1, 1), (400, None)])

@@ -38,6 +38,9 @@ class Disguised(nn.Module):
         return -sigma[:, None, None, None] * self.network(x, sigma)
 
 
+DEMO = (ROOT / "demo" / "prior_CT_128.yaml",)
+
+
 @pytest.fixture(scope="module")
 def network():
     network = NCSNpp(read_prior(*DEMO)[0].architecture)
@@ -53,9 +56,6 @@ def images():
 @pytest.fixture(scope="module")
 def card():
     return replace(read_prior(*DEMO)[0], network="disguised", modality="ct", **TRUTH)
-
-
-DEMO = (ROOT / "demo" / "prior_CT_128.pth", ROOT / "configs" / "ve" / "demo_CT_128.yaml")
 
 
 def said(network, card, images):
