@@ -63,6 +63,7 @@ class Run(Observer):
                  device: str):
         self.options, self.modality, self.template, self.to_volume = options, modality, template, to_volume
         self.window, self.slice_axis, self.device = window, slice_axis, device
+        self.unit = "" if modality == "mr" else "1/mm" if getattr(options, "unit", "HU") == "mm" else "HU"
         self.units: dict[str, torch.Tensor] = {}
         self.metrics: dict[str, dict] = {}
         self.slices: dict[str, dict] = {}
@@ -114,6 +115,8 @@ class Run(Observer):
         """
         _check_finite(x, name_of(name))
         self.units[name] = unit = self._write(name, x)
+        if name == "recon" and getattr(self.options, "projections", None):
+            _say_beyond(unit, self.window, self.unit)
         if name != "GT" and "GT" in self.units:
             truth = self.units["GT"]
             self.metrics[name] = evaluate(unit, truth, self.slice_axis, self.template.direction)
@@ -183,9 +186,10 @@ class Run(Observer):
                          about={"date": f"{self.date:%Y-%m-%d %H:%M}", "duration": _duration(took)
                                 + " since it was resumed" * bool(self.options.resume), "command": shlex.join(sys.argv)},
                          settings=self.settings, metrics=self.metrics, slices=self.slices, history=self.history,
-                         volumes=volumes, window=self.window, modality=self.modality, slice_axis=self.slice_axis,
+                         volumes=volumes, window=self.window, modality="ct" if self.unit == "HU" else "mr",
+                         slice_axis=self.slice_axis,
                          spread=None if self.spread is None else self.template.with_array(self.spread))
-        save_panel(self.folder / "panel.png", volumes, self.metrics, "HU" if self.modality == "ct" else "")
+        save_panel(self.folder / "panel.png", volumes, self.metrics, self.unit)
         (self.folder / "state.pt").unlink(missing_ok=True)
         log.info("%.0f s, peak memory %s", time.perf_counter() - self.begun, peak_memory())
         print_line(str(self.folder))
@@ -196,6 +200,15 @@ class Run(Observer):
             psnr, ssim, error = (math.nan if metric[key] is None else metric[key]
                                  for key in ("psnr", "ssim", "inter_slice_error"))
             log.info(f"{name:10}{psnr:9.2f}{ssim:8.4f}{error:20.5f}   {name_of(name)}")
+
+
+def _say_beyond(unit: torch.Tensor, window: tuple[float, float], name: str) -> None:
+    """Say how many voxels of a measured scan lie above the prior's window; they are not clipped."""
+    above = int((unit > 1).sum())
+    if above:
+        low, high = window
+        log.info(f"{above} voxels above {high:.4g} {name}, the most that the prior knows, are kept as they came out, "
+                 f"up to {low + float(unit.max()) * (high - low):.4g}")
 
 
 def _check_finite(x: torch.Tensor, name: str) -> None:
