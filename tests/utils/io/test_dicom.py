@@ -99,7 +99,7 @@ def test_slope_and_intercept_of_each_slice(tmp_path):
 
 def test_a_ct_as_the_prior_sees_it(tmp_path):
     array = read_unit_ct(write(tmp_path / "scan", volume()), 1, 5, (-1000, 1600), series="7").array
-    assert array.shape == (4, 16, 16) and 0 <= array.min() < array.max() <= 1
+    assert array.shape == (4, 20, 24) and 0 <= array.min() < array.max() <= 1
 
 
 def test_mr_is_accepted_and_other_files_are_passed_over(tmp_path):
