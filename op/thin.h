@@ -15,17 +15,19 @@ using joseph::View;
 constexpr int64_t MOST_SLICES = 6, MOST_ROWS = 16;
 constexpr int BLOCK = 16;       // planes of the adjoint that stay in the cache
 
-// Lines of the volume along one in-plane axis with zeros around, [slice, plane, across], and back.
+// Lines of the volume along one in-plane axis with zeros around, [slice, plane, across], and back; zeros at first.
 struct Lines {
-    int64_t count, stride, size;        // planes, floats of a line, floats of a slice
+    int planes, middle, breadth;        // planes, the middle one, voxels of a line
+    int64_t stride, size;               // floats of a line, floats of a slice
     bool turned;
-    Scratch scratch;
+    Scratch scratch;                    // without data where there is no memory for it
 
     Lines(const Sizes& n, int axis)
-        : count(axis ? n.height : n.width), stride((axis ? n.width : n.height) + 4), size(count * stride),
-          turned(!axis), scratch(n.depth * size) {}
+        : planes(joseph::planes(n, axis)), middle(joseph::middle_plane(n, axis)), breadth(joseph::planes(n, 1 - axis)),
+          stride(breadth + 4), size(planes * stride), turned(!axis), scratch(n.depth * size) {
+        if (scratch.data) std::fill(scratch.data, scratch.data + n.depth * size, 0.f);
+    }
     float* line(int64_t slice, int64_t plane) const { return scratch.data + slice * size + plane * stride; }
-    void clear(const Sizes& n) { std::fill(scratch.data, scratch.data + n.depth * size, 0.f); }
     template <class Visit> void each(const Sizes& n, Visit visit) const {
         for (int64_t z = 0; z < n.depth; ++z)
             for (int64_t y = 0; y < n.height; ++y)
@@ -73,12 +75,13 @@ inline Floats weight(const Rays& rays, int at, int away, int slice) {      // of
 }
 
 // Planes [first, last) in which one of eight rays is inside.
-inline void narrow(const Rays& rays, int c, int planes, int middle, int breadth, int& first, int& last) {
+inline void narrow(const Rays& rays, int c, const Lines& lines, int& first, int& last) {
+    const int planes = lines.planes, middle = lines.middle;
     float low = float(planes), high = -1;
     for (int lane = c; lane < c + LANES; ++lane) {
         float from = float(-middle), to = float(planes - 1 - middle);
         if (rays.across[lane] <= -9.f && rays.tilt[lane] == 0.f) continue;
-        joseph::narrow(rays.across[lane], rays.tilt[lane], float(breadth), from, to);
+        joseph::narrow(rays.across[lane], rays.tilt[lane], float(lines.breadth), from, to);
         low = std::min(low, from), high = std::max(high, to);
     }
     first = std::max(0, middle + int(std::floor(low))), last = std::min(planes, middle + int(std::ceil(high)) + 1);
@@ -91,27 +94,24 @@ inline const char* project(const float* volume, float* projections, const View* 
                            const std::vector<int64_t>& chosen, const Sizes& n, int threads) {
     const int rows = int(n.bottom - n.top), depth = int(n.depth);
     for (int axis = 0; axis < 2; ++axis) {
-        Lines lines(n, axis);
+        const Lines lines(n, axis);
         if (!lines.scratch.data) return "out of memory";
-        lines.clear(n);
         lines.each(n, [&](int64_t voxel, float& value) { value = volume[voxel]; });
-        const int planes = joseph::planes(n, axis), middle = joseph::middle_plane(n, axis);
-        const int breadth = joseph::planes(n, 1 - axis);
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
         for (int64_t k = 0; k < int64_t(chosen.size()); ++k) {
             const Rays rays(views[chosen[k]], n, axis);
             for (int c = 0; c < rays.padded; c += LANES) {
                 Floats sums[MOST_ROWS] = {};
                 int first, last;
-                narrow(rays, c, planes, middle, breadth, first, last);
+                narrow(rays, c, lines, first, last);
                 for (int p = first; p < last; ++p) {
-                    const Place at = place(rays, c, p - middle, breadth);
+                    const Place at = place(rays, c, p - lines.middle, lines.breadth);
                     for (int slice = 0; slice < depth; ++slice) {
                         const float* const line = lines.line(slice, p);
                         const Floats low = pick<false>(line, at.index), high = pick<false>(line + 1, at.index);
                         const Floats value = low + at.high * (high - low);
                         for (int r = 0; r < rows; ++r)
-                            sums[r] += weight(rays, r * rays.padded + c, p - middle, slice) * value;
+                            sums[r] += weight(rays, r * rays.padded + c, p - lines.middle, slice) * value;
                     }
                 }
                 for (int r = 0; r < rows; ++r)
@@ -129,11 +129,8 @@ inline const char* backproject(const float* projections, float* volume, const Vi
                                const std::vector<int64_t>& chosen, const Sizes& n, int threads) {
     const int rows = int(n.bottom - n.top), depth = int(n.depth);
     for (int axis = 0; axis < 2; ++axis) {
-        Lines lines(n, axis);
+        const Lines lines(n, axis);
         if (!lines.scratch.data) return "out of memory";
-        lines.clear(n);
-        const int planes = joseph::planes(n, axis), middle = joseph::middle_plane(n, axis);
-        const int breadth = joseph::planes(n, 1 - axis);
         std::vector<Rays> all;
         for (const int64_t view : chosen) {
             all.emplace_back(views[view], n, axis);
@@ -143,18 +140,18 @@ inline const char* backproject(const float* projections, float* volume, const Vi
                         projections[joseph::first_pixel(n, view) + r * n.det_columns + all.back().column[c]];
         }
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-        for (int begin = 0; begin < planes; begin += BLOCK)
+        for (int begin = 0; begin < lines.planes; begin += BLOCK)
             for (const Rays& rays : all)
                 for (int c = 0; c < rays.padded; c += LANES) {
                     int first, last;
-                    narrow(rays, c, planes, middle, breadth, first, last);
+                    narrow(rays, c, lines, first, last);
                     first = std::max(first, begin), last = std::min(last, begin + BLOCK);
                     for (int p = first; p < last; ++p) {
-                        const Place at = place(rays, c, p - middle, breadth);
+                        const Place at = place(rays, c, p - lines.middle, lines.breadth);
                         for (int slice = 0; slice < depth; ++slice) {
                             Floats value{};
                             for (int r = 0; r < rows; ++r)
-                                value += weight(rays, r * rays.padded + c, p - middle, slice) *
+                                value += weight(rays, r * rays.padded + c, p - lines.middle, slice) *
                                          load(&rays.length[r * rays.padded + c]);
                             const Floats high = at.high * value, low = value - high;
                             float* const line = lines.line(slice, p);
