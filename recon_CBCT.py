@@ -37,6 +37,7 @@ def run(options: Any, stack: ExitStack) -> None:
     from physics.acquisition import Acquisition
     from utils.io.geometry_file import geometry_text
     from utils.run.device import volumes_device
+    from utils.run.explained import explained
     from utils.run.processes import joined, open_run
     from utils.run.samples import posterior_mean
     from utils.run.scan import chosen_views, intensities, read_scan
@@ -44,13 +45,12 @@ def run(options: Any, stack: ExitStack) -> None:
 
     with input_errors(debug=options.debug):      # everything that can be wrong is found here
         device, processes = stack.enter_context(joined(options))
-        scan, place, source = read_scan(options)
+        scan, place, source, notes = read_scan(options)
         # At the most about a dozen volumes and two sets of projections are needed at a time.
         home = volumes_device(device, 12 * math.prod(scan.volume_shape) + 2 * scan.views * math.prod(scan.det_shape))
         shape = place.array.shape
         slices = (options.slice_begin, options.slice_end) if len(place.array) < scan.volume_shape[0] else (0, 0)
-        described = str(options.geometry or options.projections)
-        with input_errors(described):
+        with input_errors(described := str(options.geometry or options.projections)):
             acquisition = Acquisition(scan.in_voxels(), chosen_views(options, scan), options.projector, slices,
                                       measured=bool(options.projections), processes=processes)
         if acquisition.doubt:
@@ -68,8 +68,8 @@ def run(options: Any, stack: ExitStack) -> None:
         given = scan.select(acquisition.views).in_mm(place.spacing[::-1])
         run.save_text("geometry.yaml", geometry_text(given))
         problem = measure(options, run, acquisition, given, torch.from_numpy(source).to(home), generator)
-    run.save("recon", posterior_mean(problem, prior, method, generator, run, options.samples, options.seed))
-    run.finish()
+    run.save("recon", x := posterior_mean(problem, prior, method, generator, run, options.samples, options.seed))
+    run.finish(explained(options, notes, scan, acquisition, problem, x))
 
 
 def measure(options: Any, run: "Run", acquisition: "Acquisition", given: Any, source: "torch.Tensor",

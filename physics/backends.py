@@ -53,7 +53,8 @@ class LibraryBeam(ConeBeam):
         super().__init__(geometry)
         self.scale: float | None = None
 
-    def _on(self, geometry):
+    def on(self, geometry: ConeGeometry) -> ConeBeam:
+        """As in ConeBeam."""
         return type(self)(geometry)
 
     def _forward(self, x):
@@ -174,7 +175,7 @@ def _compare(operator):
     for axis, count in ((0, x.shape[0]), (2, x.shape[2]), (3, x.shape[3])):         # libraries differ at the border
         fade = torch.sin(torch.pi * torch.arange(1, count + 1) / (count + 1))
         x = x * fade.view([-1 if i == axis else 1 for i in range(4)])
-    few = operator._on(some)
+    few = operator.on(some)
     expected, found = ConeBeam(some).A(x), few.A(x)
     if (found.shape != expected.shape or few.A_T(found).shape != x.shape
             or (found - expected).norm() > TOLERANCE * expected.norm()):

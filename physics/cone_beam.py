@@ -59,9 +59,9 @@ class ConeBeam(LinearOperator):
 
     @cached_property
     def _cropped(self):
-        return self._on(self.geometry.crop(*self.window))
+        return self.on(self.geometry.crop(*self.window))
 
-    def _on(self, geometry):
+    def on(self, geometry: ConeGeometry) -> "ConeBeam":
         """The same kind of operator for another geometry."""
         return type(self)(geometry, self.impl, self.processes)
 

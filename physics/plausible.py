@@ -7,6 +7,7 @@ from physics.geometry import ConeGeometry
 
 MOST = 15.0             # of a line integral that can be measured: one photon in 3 million
 NOISE = 0.05            # of a line integral, that says nothing
+AIR = 0.05              # of the largest line integrals (99.9 %), that air does not reach
 MU_WATER = 0.012, 0.12  # per mm: of water at 1 MeV it is 0.0071, at 200 keV 0.0137, at 40 keV 0.0268, at 20 keV 0.081,
                         # at 15 keV 0.167 (NIST XCOM)
 RADIANS = 7.0           # degrees; a full turn is 6.28 radians
@@ -84,7 +85,7 @@ def truncated(p: np.ndarray) -> tuple[float, float]:
     """
     width = max(1, min(EDGE, p.shape[2] // 4))
     peaks = np.array([np.quantile(view, 0.999) for view in p[::-(-len(p) // 64)]])
-    limit = max(0.05 * float(peaks.max()), NOISE)
+    limit = max(AIR * float(peaks.max()), NOISE)
     counts = np.zeros(2)
     for view in p:
         seen = max(int((view.max(axis=1) > 2 * limit).sum()), 1)

@@ -1,6 +1,7 @@
 """Both demos from the command line, on small volumes with a small random prior."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -290,6 +291,22 @@ def test_counts_with_flat_and_dark_fields(scanned, reconstruct, tmp_path):
     assert 1e-3 < difference(noisy, scanned) < 0.15
     np.save(tmp_path / "open.npy", (5e4 * np.exp(-p)).astype(np.float32))
     assert difference(reconstruct(tmp_path / "open.npy", scanned / "geometry.yaml", "--i0", 5e4), scanned) < 1e-3
+
+
+def test_the_report_of_a_measured_scan_names_a_bad_view_and_a_bad_region(scanned, reconstruct, tmp_path):
+    p = voxels(scanned, "measurement")
+    p[5] = np.roll(p[5], 5, 1)              # something moved
+    p[:, 12:15, 20:24] *= 1.5               # another gain
+    np.save(tmp_path / "faulty.npy", p)
+    folder = reconstruct(tmp_path / "faulty.npy", scanned / "geometry.yaml", "--method", "ADMM-TV")
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    regions = re.findall(r"rows (\d+) to \d+, columns (\d+) to \d+ \(", text)
+    assert any(12 <= int(row) < 15 and 20 <= int(column) < 24 for row, column in regions)
+    for part in ("1 view of 24 stands out: view 5 (", "Geometry of the scan, from above and from the side",
+                 "<dt>bad pixels</dt><dd>none</dd>",
+                 "direction, left and right, and the first angle are as the files have them"):
+        assert part in text, part
+    assert "does not explain" not in (scanned / "report.html").read_text(encoding="utf-8")      # a simulation
 
 
 def test_slices_and_views_of_a_measured_volume(scanned, reconstruct):

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from physics.bad_pixels import find_bad_pixels, repair
-from physics.beer_lambert import beam, line_integrals
-from physics.plausible import check_line_integrals, truncation
+from physics.beer_lambert import FLOAT_FLOOR, beam, line_integrals
+from physics.plausible import AIR, NOISE, check_line_integrals, truncation
 from utils.io.projections import open_projections, read_bad_pixels, read_projections
 from utils.io.views import Views
 
@@ -116,10 +116,43 @@ def measure(views: Views, flat: np.ndarray | None = None, dark: np.ndarray | Non
     return Measured(p, replaced, bad, warnings, open_beam)
 
 
+def air_beside(views: Views, window: tuple[int, int, int, int], size: int = 1, flat: np.ndarray | None = None,
+               dark: np.ndarray | None = None, i0: float | None = None) -> bool:
+    """Whether the columns left and right of a window show air alone, in 64 views, evenly spread.
+
+    Air reads no more than 5 % of what is most attenuated, or 0.05 (both 99.9 %).
+
+    Args:
+        views: as in `measure`.
+        window: (top, bottom, left, right), in blocks; its rows are looked at.
+        size: rows and columns of a block.
+        flat: as in `measure`.
+        dark: likewise.
+        i0: likewise.
+    """
+    top, bottom, left, right = (edge * size for edge in window)
+    counted = flat is not None or i0 is not None
+    none, full = beam(views.shape[1:], flat, dark, i0) if counted else (0.0, 1.0)
+    most, beside = 0.0, 0.0
+    for k in _spread(views):
+        view = np.asarray(views[k], np.float64)
+        if counted:
+            view = -np.log(np.maximum((view - none) / np.where(full > 0, full, np.inf), FLOAT_FLOOR))
+        outer = np.concatenate([view[top:bottom, :left], view[top:bottom, right:]], 1)
+        most = max(most, float(np.quantile(view, 0.999)))
+        beside = max(beside, float(np.quantile(outer, 0.999)))
+    return beside <= max(AIR * most, NOISE)
+
+
+def _spread(views: Views) -> list[int]:
+    """`SAMPLE` views, evenly spread, or all where there are fewer."""
+    return np.unique(np.linspace(0, len(views) - 1, SAMPLE).round().astype(int)).tolist()
+
+
 def _bad_pixels(views: Views, flat: np.ndarray | None, dark: np.ndarray | None, i0: float | None,
                 named: np.ndarray | None) -> np.ndarray:
     """All bad pixels of the detector, bool [v, u]."""
-    chosen = np.unique(np.linspace(0, len(views) - 1, SAMPLE).round().astype(int)).tolist()
+    chosen = _spread(views)
     held = views.held if len(chosen) == len(views) else None
     sample = np.stack([views[k] for k in chosen]) if held is None else held
     bad = find_bad_pixels(sample, flat, dark, i0)

@@ -94,6 +94,41 @@ def spread(std: Volume, volumes: dict[str, Volume]) -> str:
     return "".join(text)
 
 
+def residual(by_view: np.ndarray, views: list[int], regions: np.ndarray, edges: list[np.ndarray]) -> str:
+    """The residual of every view as a curve, and of every region of the detector as a map.
+
+    Args:
+        by_view: [views].
+        views: their numbers.
+        regions: [v, u].
+        edges: rows and columns where regions begin, and where the last ends.
+    """
+    figure, (curve, place) = _figure(2)
+    curve.plot(views, by_view, color=ONE, linewidth=1.2, marker="o" if len(views) <= 60 else "", markersize=3)
+    curve.set(xlabel="view", title="residual of each view", ylim=(0, None))
+    curve.xaxis.get_major_locator().set_params(integer=True)
+    (bottom, top), (left, right) = ((ends[0] - 0.5, ends[-1] - 0.5) for ends in edges)
+    place.grid(False)
+    shown = place.imshow(regions, cmap="inferno", vmin=0, aspect="auto", interpolation="nearest",
+                         extent=(left, right, top, bottom))
+    place.set(xlabel="column; rows run down", title="residual of each region of the detector")
+    for axis in (place.xaxis, place.yaxis):
+        axis.get_major_locator().set_params(integer=True)
+    figure.colorbar(shown, ax=place)
+    return _svg(figure, "Residual of every view, and of every region of the detector")
+
+
+def picture(figure: Any, label: str) -> str:
+    """A figure as an <img>, with the paper that it was drawn on."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=90)
+    return _img(file.getvalue(), label)
+
+
+def _img(png: bytes, label: str) -> str:
+    return f'<img alt="{label}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
 def _pictures(images: dict[str, tuple[np.ndarray, float]], limit: float, label: str) -> str:
     """Images and their height to width, side by side, from 0, black, to ``limit``, as one picture in an <img>."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -110,8 +145,7 @@ def _pictures(images: dict[str, tuple[np.ndarray, float]], limit: float, label: 
         axis.set_title(name_of(name), fontsize=9, color="white")
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100, facecolor="black")
-    return (f'<img alt="{label}, of {", ".join(map(name_of, images))}" '
-            f'src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">')
+    return _img(file.getvalue(), f'{label}, of {", ".join(map(name_of, images))}')
 
 
 def _figure(columns: int) -> tuple[Any, Any]:

@@ -11,11 +11,20 @@ MOST = 48       # views that are drawn
 
 
 def save_geometry_picture(path: str | Path, geometry: ConeGeometry) -> None:
-    """Draw sources, detectors and volume along z (from the head) and along x (from the left) as a PNG.
+    """Write `geometry_figure` as a PNG."""
+    figure = geometry_figure(geometry)
+    with complete_file(path) as partial:
+        figure.savefig(partial, dpi=100)
+
+
+def geometry_figure(geometry: ConeGeometry) -> Any:
+    """Draw sources, detectors and volume along z (from the head) and along x (from the left).
 
     Args:
-        path: where it goes.
         geometry: with or without a volume.
+
+    Returns:
+        A figure of matplotlib.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -27,8 +36,7 @@ def save_geometry_picture(path: str | Path, geometry: ConeGeometry) -> None:
         across, up = (f"{('x (L)', 'y (P)', 'z (S)')[k]}, {geometry.unit}" for k in pair)
         axes.set(xlabel=across, ylabel=up, title=title, aspect="equal")
     figure.axes[0].invert_yaxis()       # the front is up, the patient's left at the right
-    with complete_file(path) as partial:
-        figure.savefig(partial, dpi=100)
+    return figure
 
 
 def _draw(axes: Any, geometry: ConeGeometry, pair: tuple[int, int]) -> None:

@@ -67,5 +67,5 @@ class Onlooker(Observer):
     def save_spread(self, std: torch.Tensor) -> None:
         """Nothing."""
 
-    def finish(self) -> None:
+    def finish(self, sections: Any = ()) -> None:
         """Nothing."""

@@ -3,7 +3,7 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -32,7 +32,8 @@ MR_LEVELS = 4095                 # grey levels of MR: more are noise that does n
 
 def write_report(path: str | Path, *, title: str, about: dict[str, str], settings: dict, metrics: dict,
                  slices: dict[str, dict], history: list[dict], volumes: dict[str, Volume],
-                 window: tuple[float, float], modality: str, slice_axis: int = 0, spread: Volume | None = None) -> None:
+                 window: tuple[float, float], modality: str, slice_axis: int = 0, spread: Volume | None = None,
+                 more: Sequence[tuple[str, str, str]] = ()) -> None:
     """Write the report of a run to ``path``; the file needs nothing but a browser, and no network.
 
     Volumes too large for `MAX_BYTES` are averaged over whole numbers of voxels, and the page says so.
@@ -50,6 +51,7 @@ def write_report(path: str | Path, *, title: str, about: dict[str, str], setting
         modality: "ct" (HU, to which values are rounded) or "mr" (rounded to `MR_LEVELS` levels).
         slice_axis: the axis of the arrays that the prior's slices are stacked along.
         spread: standard deviation of several samples, whose mean is "recon", in the input's units.
+        more: sections: title, drawing and note, in HTML.
 
     Raises:
         ValueError: another modality, or volumes of more than one grid.
@@ -63,6 +65,7 @@ def write_report(path: str | Path, *, title: str, about: dict[str, str], setting
     fields = {"title": escape(title), "about": _about(about), "settings": _settings_table(settings),
               "metrics": _metrics_table(metrics), "explained": _explained(metrics),
               "slices": _chart("Slice by slice", charts.by_slice(slices)),
+              "more": "".join(_chart(*section) for section in more),
               "jumps": _chart("Steps from slice to slice", charts.jumps(compared, slice_axis), STEPS),
               "spread": _chart("Where samples differ", charts.spread(spread, compared) if spread else "", SPREAD),
               "plot": _chart("Convergence", charts.convergence(history) or '<p class="note">Nothing was recorded.</p>'),

@@ -5,7 +5,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
@@ -172,8 +172,12 @@ class Run(Observer):
 
     # ---- The end -----------------------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """Write metrics, report and figure, remove what was kept to go on with, say a summary and, last, the folder."""
+    def finish(self, sections: Sequence[tuple[str, str, str]] = ()) -> None:
+        """Write metrics, report and figure, remove what was kept to go on with, say a summary and, last, the folder.
+
+        Args:
+            sections: more of the report: title, drawing and note, in HTML.
+        """
         if self.metrics:
             self.save_text("metrics.json", json.dumps(self.metrics, indent=2, allow_nan=False) + "\n")
             self._say_metrics()
@@ -187,7 +191,7 @@ class Run(Observer):
                                 + " since it was resumed" * bool(self.options.resume), "command": shlex.join(sys.argv)},
                          settings=self.settings, metrics=self.metrics, slices=self.slices, history=self.history,
                          volumes=volumes, window=self.window, modality="ct" if self.unit == "HU" else "mr",
-                         slice_axis=self.slice_axis,
+                         slice_axis=self.slice_axis, more=sections,
                          spread=None if self.spread is None else self.template.with_array(self.spread))
         save_panel(self.folder / "panel.png", volumes, self.metrics, self.unit)
         (self.folder / "state.pt").unlink(missing_ok=True)

@@ -16,16 +16,17 @@ from utils.io.geometry_file import read_geometry
 from utils.io.intensity import beyond_window, mr_window, scale_to_unit
 from utils.io.read import read_unit_ct, read_volume
 from utils.io.volume import Volume, empty_volume, slice_axis
-from utils.run.measured import read_measurement
+from utils.run.measured import Notes, read_measurement
 from utils.run.setup import find_prior
 
 log = logging.getLogger(__name__)
 
 
-def read_scan(options: Any) -> tuple[ConeGeometry, Volume, np.ndarray]:
-    """The scan on its whole grid, the wanted slices in unit intensities, and what the measurement is made from.
+def read_scan(options: Any) -> tuple[ConeGeometry, Volume, np.ndarray, Notes | None]:
+    """The scan on its whole grid, the wanted slices in unit intensities, what the measurement is made from, and notes.
 
-    Measured, that are line integrals [views, v, u], and the volume is the reference, or without one its place, empty.
+    Measured, that are line integrals [views, v, u], and the volume is the reference, or without one its place, empty;
+    the notes say what was assumed, found and corrected.
     Simulated, it is the volume [D, H, W] or a finer one, whose shadow the scan's detector is cut to.
 
     Raises:
@@ -146,7 +147,7 @@ def _simulated(options):
     scan = replace(scan, isocentre=np.divide(volume.centre[::-1], unit) - scan.volume_centre)
     if finer > 1:
         log.info(f"the measurement is simulated from slices of {finer * size} x {finer * size} pixels")
-    return scan, volume, own.resize(finer * size).array if finer > 1 else volume.array
+    return scan, volume, own.resize(finer * size).array if finer > 1 else volume.array, None
 
 
 def as_measured(y: torch.Tensor, simulated: ConeGeometry, given: ConeGeometry) -> Volume:
@@ -163,7 +164,7 @@ def as_measured(y: torch.Tensor, simulated: ConeGeometry, given: ConeGeometry) -
 
 
 def _measured(options):
-    scan, p = read_measurement(options)
+    scan, p, notes = read_measurement(options)
     depth, height, width = scan.volume_shape
     if options.recon_size:
         z, y, x = scan.voxel_size
@@ -173,7 +174,7 @@ def _measured(options):
     if options.data:
         place = read_unit_ct(options.data, 0, 0, CT_WINDOW, options.series).resize(scan.volume_shape[2])
         _check_reference(options.data, place, scan, str(options.geometry or options.projections))
-    return scan, place.crop(options.slice_begin, options.slice_end), p
+    return scan, place.crop(options.slice_begin, options.slice_end), p, notes
 
 
 def _check_reference(path: Path, place: Volume, scan: ConeGeometry, source: str) -> None:
