@@ -47,6 +47,6 @@ def test_what_lies_beside_the_volume_is_kept(tmp_path):
 
 
 def test_nothing_is_dropped_where_the_volume_shades_nearly_all(tmp_path):
-    (tmp_path / "wide.yaml").write_text(geometry_text(replace(SCAN, volume_shape=(12, 90, 90))))
+    (tmp_path / "wide.yaml").write_text(geometry_text(replace(SCAN, volume_shape=(12, 76, 76))))
     p = read(tmp_path, np.round(6e4 * np.exp(-BLOBS)), geometry=tmp_path / "wide.yaml")[1]
     assert p.shape[2] == 180
