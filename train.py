@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
             with input_errors("--device"):
                 device = choose_device(args.device, processes.local)
             training = set_up(args, config, device, processes)
-            slices, validation = load_slices(args, config.data.image_size, processes)
+            slices, validation = load_slices(args, training.card, processes)
             args.output.mkdir(parents=True, exist_ok=True)
             if args.resume and processes.rank == 0:
                 clear_partial(args.output, args.output / "samples", args.cache)
@@ -116,6 +116,8 @@ def set_up(args: Namespace, config: Any, device: Any, processes: Any) -> Any:
     torch.manual_seed(args.seed)
     with input_errors(str(args.config_path)):
         network = choices.named(choices.NETWORKS, config.model.name).load()(config)
+        if config.training.sde != "vesde":
+            raise ValueError(f"training.sde: {config.training.sde!r}; accepted, to train: 'vesde'")
     find_volumes([*args.data, *args.validation])    # mistakes there are said before the long part
     if args.init:
         load_weights(network, args.init)
@@ -136,7 +138,7 @@ def set_up(args: Namespace, config: Any, device: Any, processes: Any) -> Any:
     return training
 
 
-def load_slices(args: Namespace, size: int, processes: Any) -> tuple[Any, Any]:
+def load_slices(args: Namespace, card: Any, processes: Any) -> tuple[Any, Any]:
     """A `SliceSampler` over the training volumes, a group for every path, and one over the held-out ones, or None."""
     from utils.train.monitor import steadily
     from utils.train.slices import NoContrast, SliceSampler, check_apart, find_volumes, volume_slices
@@ -161,8 +163,8 @@ def load_slices(args: Namespace, size: int, processes: Any) -> tuple[Any, Any]:
     held_out = {path: stacks.pop(path) for path in find_volumes(args.validation) if path in stacks}
     check_apart(stacks, held_out)
     groups = [[stacks[path] for path in find_volumes([each]) if path in stacks] for each in args.data]
-    return (SliceSampler(groups, size, args.modality),
-            SliceSampler([list(held_out.values())], size, args.modality) if held_out else None)
+    about = card.image_size, args.modality, card.intensities
+    return SliceSampler(groups, *about), SliceSampler([list(held_out.values())], *about) if held_out else None
 
 
 def train(args: Namespace, config: Any, training: Any, slices: Any, validation: Any) -> None:

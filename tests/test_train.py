@@ -130,6 +130,29 @@ def test_the_loss_falls_and_the_checkpoints_load(run, config_path, modality):
     assert (folder / "prior.safetensors").stat().st_size < 0.3 * (folder / "checkpoint.pth").stat().st_size
 
 
+def test_a_centred_prior_is_trained_on_the_intensities_that_its_card_says(run, config_path, tmp_path, monkeypatch):
+    draw, drawn = utils.train.training.draw_batch, []
+
+    def noting(*arguments):
+        drawn.append(draw(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(utils.train.training, "draw_batch", noting)
+    centred = tmp_path / "centred.yaml"
+    centred.write_text(config_path.read_text().replace("centered: false", "centered: true"))
+    folders = run("plain", "--steps", 1), run("centred", "--steps", 1, "--config-path", centred)
+    assert [read_prior(folder)[0].intensities for folder in folders] == [(0, 1), (-1, 1)]
+    torch.testing.assert_close(drawn[1][0], 2 * drawn[0][0] - 1)
+    assert (drawn[1][2] > drawn[0][2]).all()        # levels of images of twice the range
+
+
+def test_a_diffusion_that_is_not_trained_here_is_refused(flags, config_path, tmp_path, capsys):
+    other = tmp_path / "vp.yaml"
+    other.write_text(config_path.read_text().replace("sde: vesde", "sde: vpsde"))
+    message = refused(capsys, train.main, flags("out", "--config-path", other))
+    assert "vp.yaml: training.sde: 'vpsde'; accepted, to train: 'vesde'" in message
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(run, config_path, monkeypatch):
     whole = weights(run("whole", "--steps", 12, "--precision", "bf16"), config_path)
     batch, calls, stop_at = SliceSampler.batch, [], int(np.random.default_rng().integers(6, 12))

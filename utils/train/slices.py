@@ -169,20 +169,23 @@ class SliceSampler:
         groups: lists of stacks [n, h, w] in [0, 1]: `CachedSlices`, tensors or arrays.
         size: of the images, in pixels.
         modality: "ct" or "mr".
+        intensities: that the images have in place of 0 and 1.
 
     Raises:
         ValueError: there is no stack.
     """
 
-    def __init__(self, groups: Iterable[Sequence], size: int, modality: str):
+    def __init__(self, groups: Iterable[Sequence], size: int, modality: str,
+                 intensities: tuple[float, float] = (0.0, 1.0)):
         self.groups = [list(group) for group in groups if group]
         if not self.groups:
             raise ValueError("no training data; accepted: at least one volume")
-        self.size, self.modality = size, modality
+        self.size, self.modality, (self.low, high) = size, modality, intensities
+        self.width = high - self.low
 
     def batch(self, count: int, rng: np.random.Generator) -> torch.Tensor:
         """``count`` images [count, 1, size, size], float32."""
-        return torch.stack([self._image(rng) for _ in range(count)])[:, None]
+        return self.low + self.width * torch.stack([self._image(rng) for _ in range(count)])[:, None]
 
     def _image(self, rng: np.random.Generator) -> torch.Tensor:
         group = self.groups[rng.integers(len(self.groups))]

@@ -16,7 +16,7 @@ from utils.io.files import save_tensors
 from utils.io.prior_file import Card, write_prior
 
 # Training draws ln sigma from a normal distribution, as Karras et al. 2022 (EDM, section 5), within the levels of the
-# config. Intensities are in [0, 1]: at 0.15 the structures of an image begin to drown. EDM's spread is 1.2; a
+# config. Of intensities in [0, 1], at 0.15 the structures of an image begin to drown. EDM's spread is 1.2; a
 # reconstruction runs through all levels from 0.01 on, so that they should all be seen.
 SIGMA_CENTRE, SIGMA_SPREAD = 0.15, 2.0
 CHECKPOINT = "checkpoint.pth"
@@ -26,13 +26,13 @@ class Diverged(FloatingPointError):
     """The loss or its gradient is no number."""
 
 
-def noise_levels(u: torch.Tensor, sigma_min: float, sigma_max: float) -> torch.Tensor:
+def noise_levels(u: torch.Tensor, sigma_min: float, sigma_max: float, width: float = 1.0) -> torch.Tensor:
     """The noise levels [B], float32, at the quantiles ``u`` [B] in [0, 1] of their distribution.
 
-    It is log-normal, of median `SIGMA_CENTRE` and standard deviation `SIGMA_SPREAD` of ln sigma, truncated to
-    [sigma_min, sigma_max].
+    It is log-normal, of median `SIGMA_CENTRE` times the ``width`` of the images' range and standard deviation
+    `SIGMA_SPREAD` of ln sigma, truncated to [sigma_min, sigma_max].
     """
-    centre = math.log(SIGMA_CENTRE)
+    centre = math.log(width * SIGMA_CENTRE)
     a, b = (torch.special.ndtr(torch.tensor((math.log(end) - centre) / SIGMA_SPREAD, dtype=torch.float64))
             for end in (sigma_min, sigma_max))
     return torch.exp(centre + SIGMA_SPREAD * torch.special.ndtri(a + (b - a) * u.double())).float()
@@ -65,7 +65,7 @@ def draw_batch(slices: Any, levels: tuple[float, float], count: int, seed: int, 
     eps = torch.randn(x0.shape, generator=generator)
     # Stratified: one level from every equal part of the distribution, so that steps differ less.
     u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    return x0, eps, noise_levels(u, *levels), generator.initial_seed()
+    return x0, eps, noise_levels(u, *levels, slices.width), generator.initial_seed()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ def test_noise_levels_are_log_normal_within_the_config():
     wide = noise_levels(u, 1e-6, 1e5).log()
     assert wide.mean().item() == pytest.approx(math.log(0.15), abs=0.01)
     assert wide.std().item() == pytest.approx(2, rel=0.01)
+    assert noise_levels(u, 1e-6, 1e5, 2).log().mean().item() == pytest.approx(math.log(0.3), abs=0.01)
     cut = noise_levels(u, 0.01, 5)
     assert cut.dtype == torch.float32 and 0.01 <= cut.min() < 0.0101 and 4.9 < cut.max() <= 5
     # Truncated, not clamped: the shares of two ranges are as without the limits.
