@@ -1,6 +1,5 @@
 """A diffusion prior ready for use: the score of slices, and the noise levels that it knows."""
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from models.checkpoint import load_weights
 from models.prior.denoiser import Denoiser
 from models.prior.schedule import make_schedule
 from models.slice_score import SliceScore
-from op.processes import ALONE, Processes
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +41,7 @@ class Prior:
 
 
 def load_prior(card: Any, network: torch.nn.Module, path: Path, device: torch.device | str, *,
-               window: tuple[float, float] | None = None, batch_size: int = 8, progress: Callable = iter,
-               precision: str = "float32", processes: Processes = ALONE) -> Prior:
+               window: tuple[float, float] | None = None, batch_size: int = 8, **batches: Any) -> Prior:
     """The prior that a card describes.
 
     Args:
@@ -54,26 +51,22 @@ def load_prior(card: Any, network: torch.nn.Module, path: Path, device: torch.de
         device: where the network computes.
         window: the intensities that 0 and 1 of the volume stand for, where those of the card are numbers too.
         batch_size: slices a network call.
-        progress: wraps the batches, for a progress bar.
-        precision: of the network's layers, a key of `models.precision.PRECISIONS`.
-        processes: that share the slices.
+        batches: progress, precision, processes and backend, see `models.slice_score.SliceScore`.
 
     Raises:
         ValueError: a file or a card that is not as described, or the weights of another prior.
     """
     check_own_words(load_weights(getattr(network, "module", network), path), path, card)
-    return make_prior(card, network, device, window=window, batch_size=batch_size, progress=progress,
-                      precision=precision, processes=processes)
+    return make_prior(card, network, device, window=window, batch_size=batch_size, **batches)
 
 
 def make_prior(card: Any, network: torch.nn.Module, device: torch.device | str, *,
-               window: tuple[float, float] | None = None, batch_size: int = 8, progress: Callable = iter,
-               precision: str = "float32", processes: Processes = ALONE) -> Prior:
+               window: tuple[float, float] | None = None, batch_size: int = 8, **batches: Any) -> Prior:
     """The prior of a network that has its weights; as `load_prior`."""
     scale = unit_scale(card.intensities, card.window, window)
     denoiser = Denoiser(network, card.prediction, make_schedule(**card.schedule), scale)
     low, high = levels(card, window)
-    return Prior(SliceScore(denoiser, batch_size, device, progress, precision, processes), low, high)
+    return Prior(SliceScore(denoiser, batch_size, device, **batches), low, high)
 
 
 def unit_scale(intensities: tuple[float, float], own: Any, window: tuple[float, float] | None) -> tuple[float, float]:

@@ -4,8 +4,7 @@ from typing import Any
 PIXELS = 1.5    # how many times larger or smaller those of the prior may be
 
 
-def misfits(card: Any, modality: str, window: Any, plane: str, pixels: tuple[float, float],
-            size: int | None = None) -> list[str]:
+def misfits(card: Any, modality: str, window: Any, plane: str, size: int | None = None) -> list[str]:
     """What speaks against it, in words; nothing of what the card leaves open.
 
     Args:
@@ -13,7 +12,6 @@ def misfits(card: Any, modality: str, window: Any, plane: str, pixels: tuple[flo
         modality: "ct" or "mr", of the slices.
         window: that 0 and 1 stand for: two numbers, or a rule of MR.
         plane: axial, coronal or sagittal, of the slices.
-        pixels: of these in mm, rows and columns.
         size: their width in pixels; None: any is fine.
 
     Raises:
@@ -30,14 +28,17 @@ def misfits(card: Any, modality: str, window: Any, plane: str, pixels: tuple[flo
     elif card.window and (window[0] < card.window[0] or window[1] > card.window[1]):
         found.append(f"a prior of the window {_words(card.window)} HU in the window {_words(window)}: what lies beyond "
                      "its own it has never seen")
-    if card.pixel_size:
-        ratios = [pixel / card.pixel_size for pixel in pixels]
-        if max(max(ratio, 1 / ratio) for ratio in ratios) > PIXELS:
-            found.append(f"a prior of pixels of {card.pixel_size:g} mm on {pixels[0]:.3g} x {pixels[1]:.3g} mm: sizes "
-                         "within 1.5 times work better")
     if size is not None and card.image_size not in (None, size):
         found.append(f"a prior of images of {card.image_size} pixels on slices of {size}: sizes that agree work better")
     return found
+
+
+def misfit_of_pixels(card: Any, pixels: tuple[float, float]) -> str:
+    """The same of the slices' pixels in mm, rows and columns; "" where they are about as large as the prior's."""
+    if not card.pixel_size or max(max(pixel / card.pixel_size, card.pixel_size / pixel) for pixel in pixels) <= PIXELS:
+        return ""
+    return (f"a prior of pixels of {card.pixel_size:g} mm on {pixels[0]:.3g} x {pixels[1]:.3g} mm: sizes within 1.5 "
+            "times work better")
 
 
 def _words(window: Any) -> str:

@@ -17,6 +17,12 @@ SCHEDULES = ({"kind": "linear"}, {"kind": "scaled_linear", "beta_start": 0.00085
              {"kind": "scaled_linear"}, {"kind": "cosine"}, {"kind": "sigmoid"})
 PREDICTIONS = {"epsilon": ("v", "sample"), "v": ("epsilon", "sample"), "sample": ("epsilon", "v"),
                "denoised": ("edm",), "edm": ("denoised",)}      # of the same inputs, or nearly
+# What the intensities of data may have to become, a x + b in the window's unit, and how that is called.
+AFFINE = {"ct": (("1024 HU less", 1, -1024 / 2600), ("1024 HU more", 1, 1024 / 2600),
+                 ("half of their height above air", 0.5, 0), ("twice their height above air", 2, 0),
+                 ("a tenth of their height above air", 0.1, 0), ("ten times their height above air", 10, 0)),
+          "mr": (("half of their brightness", 0.5, 0), ("twice their brightness", 2, 0),
+                 ("a tenth of their brightness", 0.1, 0), ("ten times their brightness", 10, 0))}
 CT_WINDOWS = ((-1000, 1600), (-1000, 1000), (-1024, 3071), (-1000, 400), (-160, 240))
 
 
@@ -44,11 +50,11 @@ class Denoising:
                 and abs(self.shift) < MOST_SHIFT)
 
 
-def denoising(prior: Any, images: torch.Tensor) -> list[Denoising]:
-    """Denoise images [n, 1, H, W] in [0, 1] at those of `LEVELS` that the prior knows, with the same noise always."""
+def denoising(prior: Any, images: torch.Tensor, last: int = len(LEVELS)) -> list[Denoising]:
+    """Denoise images [n, 1, H, W] at the ``last`` of `LEVELS` that the prior knows, with the same noise always."""
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(SEED))
     found = []
-    for sigma in (level for level in LEVELS if prior.sigma_min <= level <= prior.sigma_max):
+    for sigma in [level for level in LEVELS if prior.sigma_min <= level <= prior.sigma_max][-last:]:
         taken = -sigma * prior(images + sigma * noise, sigma)       # in units of sigma
         error = (taken - noise).double()
         found.append(Denoising(sigma, error.square().mean().item(),
@@ -116,3 +122,24 @@ def verdict(results: list[Denoising], better: list[tuple[str, float]]) -> str:
     if not better:
         return said + "; no other intensities, schedule, prediction or window would do better"
     return f"{said}; with {better[0][0]} the error would be {better[0][1]:.2g} times that"
+
+
+def intensities_verdict(prior: Any, images: torch.Tensor, modality: str) -> str:
+    """In one line, that images have other intensities than a prior knows; "" where they have not, or nothing can tell.
+
+    That the prior denoises what its card speaks of is known (`self_test`). Here only a shift counts, at the largest
+    level: artefacts, such as streaks of few views, are taken away with the noise, but have a mean of about zero.
+
+    Args:
+        prior: that of the card.
+        images: [n, 1, H, W], such as slices of an initial reconstruction.
+        modality: "ct" or "mr", of these.
+    """
+    own = denoising(prior, images, 1)
+    if not own or not abs(own[0].shift) > MOST_SHIFT:
+        return ""
+    others = [(abs(denoising(prior, a * images + b, 1)[0].shift), words) for words, a, b in AFFINE[modality]]
+    shift, words = min(others)
+    fits = shift < abs(own[0].shift) / 3
+    return (f"intensities that the prior does not know: at sigma {own[0].sigma:g} it shifts them by "
+            f"{own[0].shift:.2f} sigma" + f"; it would not with {words}" * fits)

@@ -5,6 +5,8 @@ import torch
 import models.precision
 from models.ncsnpp import NCSNpp
 from models.precision import choose_precision, describe
+from models.prior.denoiser import Denoiser
+from models.prior.schedule import Betas, Sigmas, named_betas
 from models.slice_score import SliceScore
 from utils.io.config import load_config
 
@@ -61,23 +63,54 @@ def test_half_precision_is_near_and_its_ends_are_in_float32(network):
         assert types[f"all_modules.{name}"] == torch.float32, name
 
 
-def test_the_network_is_one_graph(data_dir):
-    """On the CPU in float32, with the compiled operations, and in half precision, as on a GPU."""
+@pytest.fixture
+def small(data_dir):
     config = load_config(data_dir / "ncsnpp_tiny.yaml")
     config.model.num_res_blocks, config.model.ch_mult, config.model.attn_resolutions = 1, [1, 2], []
-    network = NCSNpp(config).eval().requires_grad_(False)
-    graphs = []
+    config.model.init_scale = 0.1
+    return NCSNpp(config).eval().requires_grad_(False)
 
-    def backend(graph, inputs):
+
+@pytest.fixture
+def graphs():
+    return []
+
+
+@pytest.fixture
+def backend(graphs):
+    """Of torch.compile: notes what it compiles, and runs it as it is."""
+    def compiled(graph, inputs):
         graphs.append(graph)
         return graph.forward
+    return compiled
 
-    compiled = torch.compile(network, fullgraph=True, backend=backend)
+
+def test_the_network_is_one_graph(small, graphs, backend):
+    """On the CPU in float32, with the compiled operations, and in half precision, as on a GPU."""
+    compiled = torch.compile(small, fullgraph=True, backend=backend)
     x, sigma = torch.rand(2, 1, 16, 16), torch.tensor([0.3, 2.0])
     with torch.no_grad():
         for level in (sigma, 2 * sigma):        # from level to level nothing is compiled again
-            torch.testing.assert_close(compiled(x, level), network(x, level))
+            torch.testing.assert_close(compiled(x, level), small(x, level))
         assert len(graphs) == 1
         with models.precision.autocast("bf16", CPU):
             assert compiled(x, sigma).isfinite().all()
+    assert len(graphs) == 2
+
+
+@pytest.mark.parametrize("prediction, schedule", [("score", Sigmas(0.01, 50)), ("v", Betas(named_betas("linear")))])
+def test_slices_in_batches_are_compiled_once(small, graphs, backend, prediction, schedule, caplog):
+    """Whatever the level, and for a smaller last batch; the compiled network is the same to rounding."""
+    caplog.set_level("INFO")
+    denoiser = Denoiser(small, prediction, schedule, (2.0, -1.0))
+    plain, score = SliceScore(denoiser, 2, CPU), SliceScore(denoiser, 2, CPU, backend=backend)
+    x = torch.rand(5, 1, 16, 12)
+    for sigma in (0.1, 0.4, 2.0):
+        torch.testing.assert_close(score(x, sigma), plain(x, sigma), rtol=1e-5, atol=1e-5)
+    assert len(graphs) == 1 and caplog.text.count("network compiled in") == 1
+    score.batch_size = 1                # as when memory was short
+    torch.testing.assert_close(score(x, 0.1), plain(x, 0.1), rtol=1e-5, atol=1e-5)
+    assert len(graphs) == 2
+    v = torch.rand_like(x)
+    torch.testing.assert_close(score.vjp(x, 0.1, v), plain.vjp(x, 0.1, v), rtol=1e-3, atol=1e-4)
     assert len(graphs) == 2

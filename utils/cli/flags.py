@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.cli import choices
-from utils.cli.types import existing_file, existing_path, nearest, number, one_of, polynomial, truth
+from utils.cli.types import existing_file, existing_path, nearest, number, one_of, pixels, polynomial, truth
 
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTIONS = {
@@ -84,6 +84,9 @@ def _of_problem(modality: str) -> dict[str, list[Flag]]:
             Flag("recon-size", number(int, 8, 4096), "PIXELS", "in-plane size that the slices are resized to, that of "
                  "the prior works best (default: that of --prior, else 256; with --projections: that of the geometry "
                  "file)", None, "ct"),
+            Flag("pixel-size", pixels, "prior|MM", "pixels of the reconstruction, in mm, " + (
+                "in place of --recon-size" if ct else "to which the volume is resampled (of --thick, what lies within "
+                "its slices)") + "; prior: those that the prior's card says", None),
             Flag("sino-noise", number(float, 0, 1e12), "V", "noise of the measurement: 0 none; below 100 Gaussian of "
                  "variance V; from 100 on Poisson, " + ("V photons a ray" if ct else "V counts, as published"), 0.0),
             Flag("oversample", number(int, 1, 16), "N", "simulate the measurement from " + (
@@ -167,6 +170,8 @@ def _of_solution(modality: str) -> dict[str, list[Flag]]:
             Flag("seed", number(int, 0, 2**63 - 1), "N", "of all random numbers", 42),
             Flag("batch-size", number(int, 1, 100_000), "N", "slices a network call; they change no result", 8),
             chosen("precision", choices.PRECISIONS, "of the network's layers", "auto"),
+            Flag("compile", truth, "true|false", "compile the network before its first level (torch.compile), which "
+                 "takes a minute or more: for many slices and levels, on CUDA", False, options=BARE),
             Flag("output-dir", Path, "FOLDER", 'where the run\'s folder goes, and a link "latest" to it',
                  Path("results")),
             Flag("output", Path, "FOLDER", "the run's folder itself, new or empty, instead of one below --output-dir"),

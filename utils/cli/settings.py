@@ -54,6 +54,8 @@ def parse_args(modality: str, argv: list[str] | None, read_yaml: Callable[[Path]
     except (ValueError, OSError) as error:
         parser.error(str(error))
     earlier = _without_replaced(earlier, given)
+    if "pixel_size" in given:
+        preset.pop("recon_size", None)
     _check_belonging(modality, given, preset | earlier | given, parser.error)
     values = _with_defaults(modality, preset | earlier | given, flags)
     values |= {name: getattr(messages, name) for name in MESSAGES}
@@ -175,6 +177,7 @@ def _without_replaced(earlier: dict, given: dict) -> dict:
     gone = {parameter.name for choice in replaced for parameter in choice.parameters}
     gone |= {"checkpoint_path", "config_path"} if "prior" in given else set()
     gone |= {"prior"} if "checkpoint_path" in given else set()
+    gone |= {"recon_size"} if "pixel_size" in given else {"pixel_size"} if "recon_size" in given else set()
     return {name: value for name, value in earlier.items() if name not in gone}
 
 
@@ -213,7 +216,7 @@ def _with_defaults(modality: str, values: dict, flags: dict[str, Flag]) -> dict:
         result["geometry"] = None       # the default is the demo's
     if modality == "ct" and result["projections"] is None:
         result["degree"] = result["degree"] or 90
-        result["recon_size"] = result["recon_size"] or (None if result["prior"] else 256)
+        result["recon_size"] = result["recon_size"] or (None if result["prior"] or result["pixel_size"] else 256)
     return result
 
 
@@ -253,6 +256,8 @@ def _check_prior(options: Options, error: Callable) -> None:
         other = "checkpoint-path" if options.checkpoint_path else "config-path"
         error(f"--prior and --{other} are both given; accepted is --prior alone, or --checkpoint-path with "
               "--config-path")
+    if options.pixel_size == "prior" and not (options.prior or options.config_path):
+        error("--pixel-size prior: needs a prior, whose card says it")
     if options.method == "ADMM-TV" or options.prior:
         return
     for name in ("checkpoint_path", "config_path"):
@@ -279,6 +284,8 @@ def _check_thick(options: Options, error: Callable) -> None:
 
 def _check_scan(options: Options, error: Callable) -> None:
     """Which flags go together for a simulated and for a measured scan."""
+    if options.pixel_size and options.recon_size:
+        error("--pixel-size and --recon-size are both given; accepted is one of them")
     if options.projections is None:
         if options.data is None:
             error("--data or --projections is missing; give a volume to simulate from, or measured projections")

@@ -66,6 +66,16 @@ def polynomial(text: str) -> str:
     return text
 
 
+def pixels(text: str) -> str | float:
+    """``prior``, or a number of millimetres."""
+    if text.lower() == "prior":
+        return "prior"
+    try:
+        return number(float, above=0, most=1000)(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r}; accepted: prior, or a number of mm above 0, up to 1000") from None
+
+
 def existing_file(text: str) -> Path:
     """A file that exists and can be opened."""
     path = Path(text)

@@ -21,7 +21,8 @@ ENTRIES = {"CT": "recon_CBCT.py", "MR": "recon_MRI_ZSR.py"}
 TASKS = {choice.name: choices.MODALITIES[choice.modalities[0]] for choice in choices.TASKS}     # and their modality
 
 SET_ELSEWHERE = {"data": "a volume's path", "slice-begin": "a volume's slices", "slice-end": "a volume's slices",
-                 "recon-size": "a volume's size", "task": "a task's task", "degree": "a task's degree",
+                 "recon-size": "a volume's size", "pixel-size": "a volume's size",
+                 "task": "a task's task", "degree": "a task's degree",
                  "seed": "seeds", "output-dir": "--output", "output": "--output",
                  "resume": "no grid: it is for a single run", "from": "no grid: it is for a single run"}
 OF_THE_MEASUREMENT = ("data", "scanner")        # groups of flags; what they change, the variants share

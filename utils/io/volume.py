@@ -127,16 +127,27 @@ class Volume:
                              "(or 0 and 0 for all)")
         return self._moved(self.array[begin:end], (0, 0, begin), self.spacing)
 
-    def resize(self, size: int) -> "Volume":
-        """Resample every slice to ``size`` x ``size`` (bilinear, antialiased), the field of view kept."""
-        height, width = self.array.shape[1:]
-        if (height, width) == (size, size):
+    def resize(self, size: int | Sequence[int]) -> "Volume":
+        """Resample every slice to ``size`` x ``size``, or the volume to a shape (D, H, W); the field of view is kept.
+
+        Linear, antialiased.
+        """
+        shape = (len(self.array), size, size) if isinstance(size, int) else tuple(size)
+        if shape == self.array.shape:
             return self
-        slices = torch.from_numpy(np.ascontiguousarray(self.array))[:, None]
-        array = F.interpolate(slices, (size, size), mode="bilinear", antialias=True, align_corners=False)
-        step_x, step_y = width / size, height / size
-        return self._moved(array[:, 0].numpy(), ((step_x - 1) / 2, (step_y - 1) / 2, 0),
-                           (self.spacing[0] * step_x, self.spacing[1] * step_y, self.spacing[2]))
+        array = torch.from_numpy(np.ascontiguousarray(self.array))[:, None]
+        array = F.interpolate(array, shape[1:], mode="bilinear", antialias=True, align_corners=False)
+        if shape[0] != len(array):      # slices as the rows of one image
+            array = F.interpolate(array.flatten(1)[None, None], (shape[0], shape[1] * shape[2]), mode="bilinear",
+                                  antialias=True, align_corners=False)
+        steps = np.divide(self.array.shape, shape)[::-1]
+        return self._moved(array.view(shape).numpy(), tuple((steps - 1) / 2), tuple(np.multiply(self.spacing, steps)))
+
+    def filled_by(self, size: float) -> tuple[int, int, int]:
+        """The shape (D, H, W) of voxels of ``size`` mm that fill the volume, to half a voxel."""
+        depth, height, width = (max(1, round(count * spacing / size))
+                                for count, spacing in zip(self.array.shape, self.spacing[::-1]))
+        return depth, height, width
 
     def thinner(self, factor: int) -> "Volume":
         """The place of ``factor`` times as many slices along z, each as much thinner: zeros that take no memory."""

@@ -1,5 +1,9 @@
 """Where the computation runs, and what it took."""
+import importlib.util
 import logging
+import os
+import shlex
+import shutil
 import sys
 from contextlib import suppress
 
@@ -46,6 +50,20 @@ def volumes_device(device: torch.device, values: int) -> torch.device:
     log.info("volumes stay in the host's memory (about %.1f GB; %s has %.1f GB free), slices go through %s in batches",
              needed / 1e9, device, free / 1e9, device)
     return torch.device("cpu")
+
+
+def compiler(device: torch.device) -> str:
+    """The backend of torch.compile for a device.
+
+    Raises:
+        ValueError: what it needs is not installed.
+    """
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ValueError("needs the package triton on CUDA, which is not installed; accepted: without")
+    program = shlex.split(os.environ.get("CXX") or "g++")[0]
+    if device.type == "cpu" and shutil.which(program) is None:
+        raise ValueError(f"needs a C++ compiler on a CPU, and there is no {program} (or CXX); accepted: without")
+    return "inductor"
 
 
 def peak_memory() -> str:

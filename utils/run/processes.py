@@ -31,14 +31,14 @@ def joined(options: Any) -> Iterator[tuple[torch.device, Processes]]:
 
 def open_run(processes: Processes, options: Any, **about: Any) -> Any:
     """The `Run`, for the process that writes, with arguments and errors as there; an `Onlooker` for the others."""
-    return Onlooker(options, about["template"]) if processes.rank else Run(options, **about)
+    return Onlooker(options, about["template"], about["modality"]) if processes.rank else Run(options, **about)
 
 
 class Onlooker(Observer):
     """What the other processes have in place of a `Run`: it writes nothing, and goes on from the same state."""
 
-    def __init__(self, options: Any, template: Volume):
-        self.template = template
+    def __init__(self, options: Any, template: Volume, modality: str):
+        self.template, self.modality = template, modality
         self.folder: Path | None = options.resume
         self.history: list[dict] = []       # of samples, which begin it anew
 

@@ -6,6 +6,7 @@ import torch
 
 from algorithms.observer import Observer
 from algorithms.problem import reconstruct
+from utils.run.selftest import say_intensities
 
 
 def posterior_mean(problem: Any, prior: Any, method: Any, generator: torch.Generator, run: Any, count: int,
@@ -27,6 +28,7 @@ def posterior_mean(problem: Any, prior: Any, method: Any, generator: torch.Gener
     Returns:
         The mean [n, 1, H, W].
     """
+    say_intensities(prior, problem, run.modality)
     if count == 1:
         return reconstruct(problem, prior, method, generator, observer=run)
     samples = _Samples(run, count)

@@ -57,6 +57,9 @@ def read_mr(options: Any) -> tuple[Volume, tuple[float, float], np.ndarray]:
     with input_errors(f"--slice-begin {options.slice_begin} --slice-end {options.slice_end}"):
         log.info(f"{path}: {volume.where(options.slice_begin, options.slice_end)}")
         volume = volume.crop(options.slice_begin, options.slice_end)
+    if pixel := pixel_size(options):
+        shape = volume.filled_by(pixel)
+        volume = resized(volume, shape if not options.thick else (len(volume.array), *shape[1:]), options)
     volume = volume if options.thick else whole_slices(volume, options)
     with input_errors(str(path)):
         unit = volume.with_array(scale_to_unit(volume.array, *window, clip=False))
@@ -68,6 +71,35 @@ def read_mr(options: Any) -> tuple[Volume, tuple[float, float], np.ndarray]:
     if options.data:
         place = place.with_array(scale_to_unit(_reference(options, axis, place).array, *window, clip=False))
     return place, window, unit.array
+
+
+def pixel_size(options: Any) -> float | None:
+    """The size of pixels in mm that is asked for, or None.
+
+    Raises:
+        ValueError: that of a prior whose card does not say it.
+    """
+    if options.pixel_size != "prior":
+        return options.pixel_size
+    card, weights = find_prior(options.prior or options.checkpoint_path, options.config_path)
+    if card.pixel_size is None:
+        raise ValueError(f"--pixel-size prior: the card of {weights} has no pixel_size; accepted: a number of mm")
+    return card.pixel_size
+
+
+def resized(volume: Volume, shape: tuple[int, int, int], options: Any) -> Volume:
+    """The volume of another shape; says which, and raises ValueError where --pixel-size makes a useless one."""
+    check_size(shape, options)
+    volume = volume.resize(shape)
+    log.info(f"{' x '.join(map(str, shape[::-1]))} voxels of {' x '.join(f'{side:.4g}' for side in volume.spacing)} mm "
+             "(x, y, z)")
+    return volume
+
+
+def check_size(shape: tuple[int, int, int], options: Any) -> None:
+    """Raise ValueError where --pixel-size makes slices that are too small or too large."""
+    if not all(8 <= count <= 4096 for count in shape[1:]):
+        raise ValueError(f"--pixel-size {options.pixel_size}: {shape[2]} x {shape[1]} pixels; accepted: 8 to 4096")
 
 
 def whole_slices(volume: Volume, options: Any) -> Volume:
@@ -84,6 +116,8 @@ def whole_slices(volume: Volume, options: Any) -> Volume:
 def _reference(options: Any, axis: int, place: Volume) -> Volume:
     """The volume of --data, which has to lie on the grid of ``place``: stored alike, with as many voxels."""
     volume = read_volume(options.data, modality="mr").with_axis_first(axis)
+    if options.pixel_size:
+        volume = volume.resize((len(volume.array), *place.array.shape[1:]))
     if volume.array.shape != place.array.shape:
         raise ValueError(f"{options.data}: {' x '.join(map(str, volume.array.shape))} voxels (z, y, x) are no "
                          f"reference for the {' x '.join(map(str, place.array.shape))} of the result")
@@ -135,19 +169,24 @@ def intensities(options: Any, scan: ConeGeometry) -> tuple[float, float]:
 def _simulated(options):
     scan = read_geometry(options.geometry, "mu_water")
     own = read_unit_ct(options.data, options.slice_begin, options.slice_end, CT_WINDOW, options.series)
-    size = options.recon_size or find_prior(options.prior)[0].image_size or 256
-    finer = options.oversample
-    volume = own.resize(size)
-    with input_errors(f"--recon-size {size} with --geometry {options.geometry}"):
+    depth = len(own.array)
+    if pixel := pixel_size(options):
+        volume = resized(own, (depth, *own.filled_by(pixel)[1:]), options)
+    else:
+        volume = own.resize(options.recon_size or find_prior(options.prior)[0].image_size or 256)
+    finer, (_, height, width) = options.oversample, volume.array.shape
+    size = f"--pixel-size {pixel:g}" if pixel else f"--recon-size {width}"
+    with input_errors(f"{size} with --geometry {options.geometry}"):
         scan = scan.on_grid(volume.array.shape, volume.spacing[::-1] if scan.unit == "mm" else (1.0, 1.0, 1.0))
         top, bottom, left, right = scan.window
         if top < bottom and left < right:       # else the operator says what is wrong
             scan = scan.crop(top, bottom, left, right)
     unit = np.ones(3) if scan.unit == "mm" else volume.spacing[::-1]
     scan = replace(scan, isocentre=np.divide(volume.centre[::-1], unit) - scan.volume_centre)
-    if finer > 1:
-        log.info(f"the measurement is simulated from slices of {finer * size} x {finer * size} pixels")
-    return scan, volume, own.resize(finer * size).array if finer > 1 else volume.array, None
+    if finer == 1:
+        return scan, volume, volume.array, None
+    log.info(f"the measurement is simulated from slices of {finer * width} x {finer * height} pixels")
+    return scan, volume, own.resize((depth, finer * height, finer * width)).array, None
 
 
 def as_measured(y: torch.Tensor, simulated: ConeGeometry, given: ConeGeometry) -> Volume:
@@ -166,13 +205,20 @@ def as_measured(y: torch.Tensor, simulated: ConeGeometry, given: ConeGeometry) -
 def _measured(options):
     scan, p, notes = read_measurement(options)
     depth, height, width = scan.volume_shape
-    if options.recon_size:
-        z, y, x = scan.voxel_size
-        scan = scan.on_grid((depth, options.recon_size, options.recon_size),
-                            (z, y * height / options.recon_size, x * width / options.recon_size))
     place = empty_volume(scan.volume_shape, scan.voxel_size, np.add(scan.volume_centre, scan.isocentre))
+    rows = columns = options.recon_size
+    if pixel := pixel_size(options):
+        if scan.unit != "mm":
+            raise ValueError(f"--pixel-size {options.pixel_size}: the scan's unit is {scan.unit}; accepted with mm")
+        _, rows, columns = shape = place.filled_by(pixel)
+        check_size(shape, options)
+    if rows:
+        z, y, x = scan.voxel_size
+        scan = scan.on_grid((depth, rows, columns), (z, y * height / rows, x * width / columns))
+        place = empty_volume(scan.volume_shape, scan.voxel_size, np.add(scan.volume_centre, scan.isocentre))
     if options.data:
-        place = read_unit_ct(options.data, 0, 0, CT_WINDOW, options.series).resize(scan.volume_shape[2])
+        own = read_unit_ct(options.data, 0, 0, CT_WINDOW, options.series)
+        place = own.resize((len(own.array), *scan.volume_shape[1:]))
         _check_reference(options.data, place, scan, str(options.geometry or options.projections))
     return scan, place.crop(options.slice_begin, options.slice_end), p, notes
 

@@ -1,7 +1,7 @@
 """From options to the prior and the method that `algorithms.problem.reconstruct` is given."""
 import logging
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from algorithms.schedule import sigma_levels
 from models.checkpoint import read_checkpoint
 from models.precision import choose_precision, describe
 from models.prior import Prior, check_levels, levels, load_prior, make_prior
-from models.prior.fit import misfits
+from models.prior.fit import misfit_of_pixels, misfits
 from models.window import CT_WINDOW
 from op.processes import ALONE, Processes
 from utils.cli import choices
 from utils.cli.messages import input_errors
 from utils.io.prior_file import Card, NoCard, check_digest, parse_card, read_prior
 from utils.io.volume import Volume
+from utils.run.device import compiler
 from utils.run.progress import progress_bar
 from utils.run.selftest import self_test_verdict
 
@@ -69,13 +70,17 @@ def _loaded(options: Any, found: tuple[Card, Path], config: Path | None, volume:
     card, weights = found
     window = CT_WINDOW if options.modality == "ct" else None
     size, pixels = _seen(volume, axis)
-    doubts = misfits(card, options.modality, window or options.window, volume.plane(axis), pixels,
-                     size if window else None)
+    doubts = misfits(card, options.modality, window or options.window, volume.plane(axis),
+                     None if options.modality == "mr" or options.pixel_size else size)
+    if apart := misfit_of_pixels(card, pixels):
+        doubts.append(f"{apart} (--pixel-size prior resamples)")
     card = replace(card, modality=options.modality, window=card.window or window)
     keywords: dict = {"window": window, "batch_size": options.batch_size,
                       "precision": choose_precision(options.precision, device)}
     check_levels(*levels(card, window), options.sigma_min, options.sigma_max)     # before a large file is read
-    prior = open_prior(card, weights, device, config or weights, **keywords, processes=processes,
+    with input_errors("--compile"):
+        backend = compiler(device) if options.compile else None
+    prior = open_prior(card, weights, device, config or weights, **keywords, processes=processes, backend=backend,
                        progress=lambda batches: progress_bar(batches, "slice batches", position=1, leave=False))
     said = self_test_verdict(card, lambda other: make_prior(other, prior.network, device, **keywords))
     for line in filter(None, [*doubts, said]):
@@ -106,10 +111,16 @@ def find_prior(path: Path, config: Path | None = None) -> tuple[Card, Path]:
     try:
         return read_prior(path, config)
     except NoCard:
-        own = read_checkpoint(path).get("prior")
+        own = _own_card(path, path.stat().st_mtime_ns)
         if not isinstance(own, dict) or "network" not in own:
             raise
         return parse_card(own, f"{path}: prior"), path
+
+
+@lru_cache(maxsize=4)
+def _own_card(path: Path, changed: int) -> Any:
+    """What a file of weights says of its prior; a large file is read once, however often a run asks."""
+    return read_checkpoint(path).get("prior")
 
 
 def open_prior(card: Card, weights: Path, device: torch.device, where: Path, **keywords: Any) -> Prior:

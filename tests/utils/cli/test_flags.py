@@ -48,11 +48,21 @@ def test_noise_control_is_case_blind(files, word, expected):
     assert parse_args("ct", files + ["--noise-control", word]).noise_control == expected
 
 
+def test_a_pixel_size_replaces_the_size_of_a_preset(files):
+    flags = ["--preset", "fast", "--task", "SVCT", *files]
+    assert (parse_args("ct", flags).recon_size, parse_args("ct", flags).pixel_size) == (256, None)
+    args = parse_args("ct", [*flags, "--pixel-size", "2.5"])
+    assert (args.recon_size, args.pixel_size) == (None, 2.5)
+    assert parse_args("ct", [*flags, "--pixel-size", "Prior"]).pixel_size == "prior"
+
+
 BAD = [
     (["--task", "MRI"], "--task: 'MRI'; accepted: LACT, SVCT"),
     (["--method", "FBP"], "--method: 'FBP'; accepted: DDS, DDNM, ADMM-TV, uncondition"),
     (["--degree", "0"], "--degree: '0'; accepted: a whole number of 1 or more and 1e+06 or less"),
     (["--degree", "2.5"], "--degree"),
+    (["--pixel-size", "0"], "--pixel-size: '0'; accepted: prior, or a number of mm above 0"),
+    (["--pixel-size", "2", "--recon-size", "64"], "--pixel-size and --recon-size are both given"),
     (["--NFE", "0"], "--NFE: '0'; accepted: a whole number of 1 or more and 100000 or less"),
     (["--num-cg", "0"], "--num-cg"), (["--w-tik", "-1"], "--w-tik"), (["--w-tik", "nan"], "--w-tik"),
     (["--w-dz", "-1"], "--w-dz"),

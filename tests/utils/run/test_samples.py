@@ -14,6 +14,8 @@ METHOD = Sampling(sigmas=[1.0, 0.5, 0.1], use_init=True)
 class Run(Observer):
     """Keeps every state, and what is saved; starts from ``state``."""
 
+    modality = "ct"
+
     def __init__(self, state=None):
         self.states, self.begun, self.state = [], [], state
 
@@ -42,6 +44,9 @@ def problem():
 
 def prior(x, sigma):
     return -(x - 0.5) / (0.04 + sigma**2)       # of a Gaussian image
+
+
+prior.sigma_min, prior.sigma_max = 0.01, 10.0
 
 
 def seeded(seed):
