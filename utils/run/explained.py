@@ -18,7 +18,8 @@ SEES = 0.1              # of all pixels' line integrals, root mean squares: a re
 GEOMETRY = ("Sources (dark: first views), detectors (red: the first), the rays of the first view to the detector's "
             "corners, and the volume. Directions are the patient's left (L), back (P) and head (S).")
 MEANT = ("Root mean squares of A x − y, as parts of that of y. A view that stands out moved, lost its dose or is said "
-         "to be elsewhere; a region that does has bad pixels or another gain, or sees what lies outside the volume.")
+         "to be elsewhere; a region that does has bad pixels or another gain, or sees what lies outside the volume; a "
+         "line along the object's edges says that the axis is tilted or elsewhere, or the voxels are too coarse.")
 
 
 def explained(options: Any, notes: Notes | None, scan: ConeGeometry, acquisition: Any, problem: Any,
