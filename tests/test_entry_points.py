@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +114,15 @@ def test_an_mri_whose_slices_are_stacked_along_another_axis_lies_over_its_input(
     thick = read_volume(folder / "y.nii.gz", "LPS")
     assert np.allclose(thick.spacing, (1.5, 2, 12))
     assert np.allclose(thick.array, source.array.reshape(3, 4, 18, 10).mean(1), atol=1e-2)
+
+
+def test_the_second_stack_of_an_mri_has_the_first_prior_by_a_word_or_by_its_path(run, prior, tmp_path):
+    weights, config = (tmp_path / f"twin{suffix}" for suffix in (".pth", ".yaml"))
+    weights.write_bytes(Path(prior[1]).read_bytes())
+    config.write_bytes(Path(prior[3]).read_bytes())
+    alone, word, path = (voxels(run("MR", "--degree", 4, "--use-init", "--num-cg", 1, "--NFE", 3, *more))
+                         for more in ([], ["--prior-2", "same"], ["--prior-2", weights]))
+    assert np.array_equal(word, path) and not np.array_equal(word, alone)
 
 
 def test_mr_files_geometry_and_a_depth_that_the_factor_does_not_divide(run, mr_scan):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.cli import choices
-from utils.cli.types import existing_file, existing_path, nearest, number, one_of, pixels, polynomial, truth
+from utils.cli.types import (existing_file, existing_path, nearest, number, one_of, pixels, polynomial, same_or_path,
+                             truth)
 
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTIONS = {
@@ -136,9 +137,10 @@ def _of_solution(modality: str) -> dict[str, list[Flag]]:
         "prior": [
             Flag("prior", existing_path, "PATH", "a folder with prior.yaml and weights, or as diffusers saves one; its "
                  "prior.yaml; or weights with that beside them" + " (not needed for ADMM-TV)" * ct),
-            Flag("prior-2", existing_path, "PATH", "a second prior, of slices of a perpendicular plane, that has every "
-                 "other level; " + ("coronal or sagittal as its card says" if ct else "of slices that contain z it "
-                 "may be the same, for those along the other axis")),
+            Flag("prior-2", existing_path if ct else same_or_path, "PATH" if ct else "PATH|same", "a second prior, of "
+                 "slices of a perpendicular plane, that has every other level" + (
+                     "; coronal or sagittal as its card says" if ct else ": of those that are stacked along x; same: "
+                     "the first prior")),
             Flag("checkpoint-path", existing_file, "FILE", "in place of that, weights whose card is elsewhere"),
             Flag("config-path", existing_file, "FILE", "which is this one, or a config of the published layout, see "
                  "configs/ve"),

@@ -92,5 +92,10 @@ def existing_path(text: str) -> Path:
     return Path(text) if os.path.isdir(text) else existing_file(text)
 
 
+def same_or_path(text: str) -> str | Path:
+    """``same``, or a file or folder that exists."""
+    return "same" if text.lower() == "same" else existing_path(text)
+
+
 def _kind(path: Path) -> str:
     return "folder" if path.is_dir() else "pipe" if path.is_fifo() else "device"

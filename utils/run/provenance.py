@@ -36,7 +36,8 @@ def record(options: Any, device: str) -> dict:
     settings = {key: str(value.absolute()) if isinstance(value, Path) else value for key, value in given.items()
                 if key not in UNRECORDED}
     settings["device"], settings["precision"] = device, choose_precision(options.precision, torch.device(device))
-    prior = {key: prior_digest(*find_prior(given[key])) for key in ("prior", "prior_2") if given.get(key)}
+    prior = {key: prior_digest(*find_prior(given[key])) for key in ("prior", "prior_2")
+             if isinstance(given.get(key), Path)}
     settings["digests"] = {key: content_digest(given[key]) for key in FILES if given.get(key)} | prior
     settings["versions"] = {"program": program_digest(), "python": platform.python_version(),
                             "torch": str(torch.__version__), "numpy": np.__version__,

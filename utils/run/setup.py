@@ -61,7 +61,7 @@ def set_up(options: Any, device: torch.device, volume: Volume, axis: int, proces
         sigmas=sigmas, data_step=partial(method.load(), **_keywords(method, options)), noise=control,
         renoise=rule.load()(**_keywords(rule, options)), use_init=options.use_init, w_dps=options.w_dps,
         final_sigma=options.sigma_min if options.modality == "ct" and options.method == "DDS" else None,
-        second=_second(options, volume, device, first, processes) if options.prior_2 else None)
+        second=_second(options, prior, volume, device, first, processes) if options.prior_2 else None)
 
 
 def _loaded(options: Any, found: tuple[Card, Path], config: Path | None, volume: Volume, axis: int,
@@ -88,8 +88,11 @@ def _loaded(options: Any, found: tuple[Card, Path], config: Path | None, volume:
     return card, prior
 
 
-def _second(options: Any, volume: Volume, device: torch.device, first: float, processes: Processes) -> SecondPlane:
-    """The second plane: of CT as its card says, coronal without; of MR the slices along x."""
+def _second(options: Any, prior: Prior, volume: Volume, device: torch.device, first: float,
+            processes: Processes) -> SecondPlane:
+    """The second plane: of CT as its card says, coronal without; of MR the slices along x, by ``prior`` if "same"."""
+    if options.prior_2 == "same":
+        return SecondPlane(prior=prior, spacing=volume.spacing[0])
     found = find_prior(options.prior_2)
     plane = found[0].plane or "coronal"
     if options.modality == "ct" and plane == "axial":
