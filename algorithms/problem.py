@@ -10,6 +10,7 @@ from algorithms.admm_tv import OUTER, admm_tv
 from algorithms.data_steps import DataStep
 from algorithms.data_steps.dds import DDS
 from algorithms.guidance import dps
+from algorithms.mirrored import Mirrored
 from algorithms.noise import NoiseControl, noise_source
 from algorithms.noise.slerp import Slerp
 from algorithms.observer import Observer
@@ -88,6 +89,7 @@ class Sampling:
         w_dps: weight of the posterior-sampling gradient, 0 for none; see `algorithms.guidance.dps`.
         final_sigma: denoise the last estimate once more, at this level; None does not.
         second: a second plane, with a prior of its own, that has some of the levels.
+        mirror: axes of the volume along which the priors see it mirrored, by turns; none for ().
     """
 
     sigmas: Sequence[float]
@@ -98,6 +100,7 @@ class Sampling:
     w_dps: float = 0.0
     final_sigma: float | None = None
     second: SecondPlane | None = None
+    mirror: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +150,12 @@ def reconstruct(problem: Problem, prior: Any, options: Sampling | Unconditional 
                        observer=_Watch(observer, problem, generator))
     shape, device = problem.initial.shape, problem.initial.device
     noise = noise_source(options.noise, shape, generator, device, problem.spacing)
-    planes = None
+    planes = mirrored = None
     if second := getattr(options, "second", None):
         prior = planes = Planes(prior, noise, second, options.noise, shape, generator, device)
         noise = planes.noise
+    if axes := getattr(options, "mirror", ()):
+        prior = mirrored = Mirrored(prior, axes)
     if isinstance(options, Unconditional):
         watch = _Watch(observer, problem, generator)
         solve = partial(predictor_corrector, prior, noise, options.sigmas, snr=options.snr,
@@ -164,6 +169,8 @@ def reconstruct(problem: Problem, prior: Any, options: Sampling | Unconditional 
     observer.begin(len(options.sigmas), "noise levels")
     first, x = watch.restored() or (0, noisy(noise, float(options.sigmas[0]), problem.initial
                                              if getattr(options, "use_init", False) else None))
+    if mirrored:
+        mirrored.level = first - 1
     if planes:
         planes.level = first
     return solve(x=x, first=first)

@@ -11,8 +11,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.cli import choices
-from utils.cli.types import (existing_file, existing_path, nearest, number, one_of, pixels, polynomial, same_or_path,
-                             truth)
+from utils.cli.types import (
+    existing_file,
+    existing_path,
+    nearest,
+    number,
+    one_of,
+    pixels,
+    polynomial,
+    same_or_path,
+    truth,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTIONS = {
@@ -155,6 +164,8 @@ def _of_solution(modality: str) -> dict[str, list[Flag]]:
             chosen("noise-control", choices.NOISE_CONTROLS, "noise of neighbouring slices", "SLERP"),
             chosen("renoise-method", choices.RENOISE_METHODS, "how a level's estimate is noised to the next level "
                                                               "(DDS, DDNM)", "DDPM"),
+            Flag("flips", truth, "true|false", "show the prior the slices mirrored, left and right, on every other "
+                 "pair of levels, so that its errors change sides (DDS, DDNM)", False, "ct", BARE),
             Flag("samples", number(int, 1, 1000), "K", "reconstructions with other noise to average: their mean is the "
                  "reconstruction, their standard deviation goes to std.nii.gz (DDS, DDNM)", 1),
         ],
