@@ -13,6 +13,7 @@ from utils.io.views import Views
 
 MOST_BAD = 0.05    # of the detector's pixels
 SAMPLE = 64        # views that bad pixels are looked for in
+NEAR = 3           # rows and columns around a part of the detector that its bad pixels are told by
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Measured:
     Attributes:
         p: float32 [views, v, u].
         replaced: pixels of all views that counted nothing above dark, and got the least that could be counted.
-        bad: bool [v, u] of the whole detector, pixels that were interpolated from their neighbours.
+        bad: bool [v, u] of the whole detector, pixels that were interpolated from their neighbours; looked for where
+            pixels are kept.
         warnings: what is odd, a line each.
         open_beam: float64 [v, u] above dark, in the pixels of ``p``; None of line integrals.
     """
@@ -79,7 +81,7 @@ def measure(views: Views, flat: np.ndarray | None = None, dark: np.ndarray | Non
         progress: wraps the indices of the views while these are read.
 
     Returns:
-        The line integrals. In memory at a time: these, and a few views and frames; before, the 64 views as stored.
+        The line integrals. In memory at a time: these, and a few views and frames; before, the part of 64 views.
 
     Raises:
         ValueError: in one line that names the file, as the functions of `physics` that are used here; and for more
@@ -92,7 +94,7 @@ def measure(views: Views, flat: np.ndarray | None = None, dark: np.ndarray | Non
         if counted:
             beam(views.shape[1:], flat, dark, i0)       # their shapes
         open_frames, no_beam = (None if f is None else np.reshape(f, (-1, *views.shape[1:])) for f in (flat, dark))
-        bad = _bad_pixels(views, open_frames, no_beam, i0, named)
+        bad = _bad_pixels(views, part, open_frames, no_beam, i0, named)
         good = ~bad[part]
         weight = _sums(good, size)
         blocks = np.maximum(weight, 1)
@@ -132,13 +134,13 @@ def air_beside(views: Views, window: tuple[int, int, int, int], size: int = 1, f
     """
     top, bottom, left, right = (edge * size for edge in window)
     counted = flat is not None or i0 is not None
-    none, full = beam(views.shape[1:], flat, dark, i0) if counted else (0.0, 1.0)
+    none, full = (f[top:bottom] for f in beam(views.shape[1:], flat, dark, i0)) if counted else (0.0, 1.0)
     most, beside = 0.0, 0.0
     for k in _spread(views):
-        view = np.asarray(views[k], np.float64)
+        view = np.asarray(views[k][top:bottom], np.float64)
         if counted:
             view = -np.log(np.maximum((view - none) / np.where(full > 0, full, np.inf), FLOAT_FLOOR))
-        outer = np.concatenate([view[top:bottom, :left], view[top:bottom, right:]], 1)
+        outer = np.concatenate([view[:, :left], view[:, right:]], 1)
         most = max(most, float(np.quantile(view, 0.999)))
         beside = max(beside, float(np.quantile(outer, 0.999)))
     return beside <= max(AIR * most, NOISE)
@@ -149,19 +151,22 @@ def _spread(views: Views) -> list[int]:
     return np.unique(np.linspace(0, len(views) - 1, SAMPLE).round().astype(int)).tolist()
 
 
-def _bad_pixels(views: Views, flat: np.ndarray | None, dark: np.ndarray | None, i0: float | None,
-                named: np.ndarray | None) -> np.ndarray:
-    """All bad pixels of the detector, bool [v, u]."""
+def _bad_pixels(views: Views, part: tuple[slice, slice], flat: np.ndarray | None, dark: np.ndarray | None,
+                i0: float | None, named: np.ndarray | None) -> np.ndarray:
+    """The bad pixels of a part of the detector, bool [v, u] of the whole of it."""
+    around = tuple(slice(max(along.start - NEAR, 0), along.stop + NEAR) for along in part)
+    every = slice(None), *around
     chosen = _spread(views)
     held = views.held if len(chosen) == len(views) else None
-    sample = np.stack([views[k] for k in chosen]) if held is None else held
-    bad = find_bad_pixels(sample, flat, dark, i0)
-    bad = bad if named is None else bad | named
-    if bad.mean() > MOST_BAD:
+    sample = np.stack([views[k][around].copy() for k in chosen]) if held is None else held[every]
+    flat, dark = (frames if frames is None else frames[every] for frames in (flat, dark))
+    bad = np.zeros(views.shape[1:], bool) if named is None else named.copy()
+    bad[around] |= find_bad_pixels(sample, flat, dark, i0)
+    if bad[around].mean() > MOST_BAD:
         if flat is not None or i0 is not None:
             line_integrals(sample, flat, dark, i0)    # says more, where flat and dark are swapped
-        raise ValueError(f"{int(bad.sum())} of {bad.size} pixels are dead, stuck or hot; accepted: up to "
-                         f"{MOST_BAD:.0%}, which are interpolated")
+        raise ValueError(f"{int(bad[around].sum())} of {bad[around].size} pixels are dead, stuck or hot; accepted: up "
+                         f"to {MOST_BAD:.0%}, which are interpolated")
     return bad
 
 
