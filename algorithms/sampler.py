@@ -44,11 +44,14 @@ def sample(score: Callable, data_step: Callable, noise: Callable[[], torch.Tenso
         x0 = x + sigma**2 * s  # Tweedie
         if guidance:
             x0 = x0 - guidance(x, x0, sigma)
+        eps = None
+        if x.is_cuda and i + 1 < len(sigmas):
+            eps = noise()       # drawn on the host while the network is still at work; the data step would wait for it
         x0 = data_step(x0, sigma)
         if observer:
             observer.estimate(i, x0, sigma)
         if i + 1 < len(sigmas):
-            x = renoise(centre(x0), s, noise(), sigma, sigmas[i + 1])
+            x = renoise(centre(x0), s, noise() if eps is None else eps, sigma, sigmas[i + 1])
             if observer:
                 observer.keep(i + 1, x)
     if final_sigma is not None:

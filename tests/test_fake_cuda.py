@@ -22,6 +22,8 @@ from algorithms.noise.gaussian_process import GaussianProcess
 from algorithms.noise.independent import Independent
 from algorithms.planes import SecondPlane
 from algorithms.problem import Problem, Sampling, reconstruct
+from algorithms.renoise.ddpm import DDPM
+from algorithms.sampler import sample
 from models.ncsnpp import NCSNpp
 from models.prior.denoiser import Denoiser
 from models.prior.schedule import Betas, Sigmas, named_betas
@@ -132,6 +134,18 @@ def test_two_planes_and_other_noise_stay_on_the_device(fake):
     for noise in (GaussianProcess(noise_length=4.0), Independent()):
         method = Sampling(sigmas=SIGMAS, noise=noise, second=SecondPlane(prior=score, spacing=1.0))
         assert reconstruct(problem, score, method).device == CUDA
+
+
+@pytest.mark.parametrize("device, order", [("cpu", "score data noise score data"),
+                                           (CUDA, "score noise data score data")])
+def test_a_gpu_does_not_wait_for_noise(fake, device, order):
+    """On a GPU the host draws while the network is at work; the numbers are in the same order."""
+    x, seen = torch.rand(2, 1, 4, 4, device=device), []
+
+    def noted(name):
+        return lambda *_: seen.append(name) or x
+    sample(noted("score"), noted("data"), noted("noise"), SIGMAS, DDPM(), x)
+    assert " ".join(seen) == order
 
 
 def test_total_variation_stays_on_the_device(fake):
