@@ -45,7 +45,7 @@ def run(options: Any, stack: ExitStack) -> None:
 
     with input_errors(debug=options.debug):      # everything that can be wrong is found here
         device, processes = stack.enter_context(joined(options))
-        scan, place, source, notes = read_scan(options)
+        scan, place, source, notes = read_scan(options, processes)
         # At the most about a dozen volumes and two sets of projections are needed at a time.
         home = volumes_device(device, 12 * math.prod(scan.volume_shape) + 2 * scan.views * math.prod(scan.det_shape))
         shape = place.array.shape
@@ -79,7 +79,7 @@ def measure(options: Any, run: "Run", acquisition: "Acquisition", given: Any, so
 
     from algorithms.problem import Problem
     from models.window import CT_WINDOW
-    from physics.noise import add_noise, poisson_weights, snr_db
+    from physics.noise import snr_db
     from utils.run.progress import progress_bar
     from utils.run.scan import as_measured
 
@@ -90,17 +90,17 @@ def measure(options: Any, run: "Run", acquisition: "Acquisition", given: Any, so
         y = source.div_(attenuation)[None]
     else:
         clean = acquisition.simulate(source[:, None])
-        y = add_noise(clean, options.sino_noise, generator, attenuation)
+        y = acquisition.noisy(clean, options.sino_noise, generator, attenuation)
         if options.sino_noise:
-            log.info(f"measurement: SNR {snr_db(*map(acquisition.of_views, (clean, y))):.1f} dB")
-        lines = attenuation * acquisition.of_views(y)[0]
+            log.info(f"measurement: SNR {snr_db(*map(acquisition.used, (clean, y))):.1f} dB")
+        lines = attenuation * acquisition.used(y)[0]
         run.save_volume("measurement", as_measured(lines, acquisition.few.geometry, given))
         del clean
-    if not options.projections or len(acquisition.views) < y.shape[1]:
+    if not options.projections or len(acquisition.views) < acquisition.full.geometry.views:
         run.save("FBP-FV", acquisition.fdk_of_all(y))
     y = acquisition.of_views(y)
     run.save("FBP-LV", acquisition.fdk(y))
-    weights = poisson_weights(acquisition.on_window(y), attenuation) if options.weights == "poisson" else None
+    weights = acquisition.poisson_weights(y, attenuation) if options.weights == "poisson" else None
     y, initial = acquisition.solvable(y, progress=lambda steps: progress_bar(steps, "SIRT", leave=False))
     run.save("IR", initial)
     return Problem(operator=acquisition.operator, y=y, initial=initial, weights=weights, spacing=given.voxel_size[0])

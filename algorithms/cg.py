@@ -1,7 +1,7 @@
 """Conjugate gradients for symmetric positive semidefinite operators."""
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -60,3 +60,8 @@ PART = 1 << 30      # elements of a product: libraries count them in 32 bits
 def dot(u: torch.Tensor, v: torch.Tensor) -> float:
     """The scalar product of two tensors of one shape, of any size."""
     return sum(torch.dot(a, b).item() for a, b in zip(u.flatten().split(PART), v.flatten().split(PART)))
+
+
+def over_processes(operator: Any, value: float) -> float:
+    """A sum over an operator's range of which ``value`` is this process's part: see `Problem.operator`."""
+    return operator.total(value) if hasattr(operator, "total") else value

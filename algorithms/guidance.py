@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from algorithms.cg import dot
+from algorithms.cg import dot, over_processes
 
 
 def dps(score: Any, problem: Any, w_dps: float) -> Callable:
@@ -36,7 +36,7 @@ def dps(score: Any, problem: Any, w_dps: float) -> Callable:
     def guidance(x, x0, sigma):
         r = operator.A(x0) - y
         Wr = r if weights is None else weights * r
-        misfit = math.sqrt(dot(r, Wr))
+        misfit = math.sqrt(over_processes(operator, dot(r, Wr)))
         if misfit == 0:
             return torch.zeros_like(x)
         v = operator.A_T(Wr)

@@ -1,4 +1,5 @@
 """One reconstruction problem, and the one place that solves it, whatever the method and the modality."""
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from algorithms.admm_tv import OUTER, admm_tv
+from algorithms.cg import over_processes
 from algorithms.data_steps import DataStep
 from algorithms.data_steps.dds import DDS
 from algorithms.guidance import dps
@@ -29,7 +31,7 @@ class Problem:
         initial: [n, 1, H, W] image from the measurement alone, such as SIRT; its shape and device are the volume's.
             Intensities are in [0, 1]. The prior's slices are stacked along the first axis.
         operator: has A and A_T (DDNM: A_dagger), between tensors of this shape and the range of y; None, with y, where
-            nothing is measured.
+            nothing is measured. Where several processes have each a part of y, its ``total`` adds numbers up over them.
         y: the measurement, in the range of A.
         weights: of the measured values, >= 0 and finite, broadcastable to y (1 / variance of y makes the data term its
             log-likelihood); None is 1 everywhere. y is to be finite even where the weight is 0.
@@ -69,11 +71,14 @@ class Problem:
 
     def residual(self, x: torch.Tensor) -> float:
         """The relative misfit |A x - y| / |y| of x [n, 1, H, W]."""
-        return ((self.operator.A(x) - self.measured).norm() / self._norm).item()
+        return self._norm_of(self.operator.A(x) - self.measured) / (self._norm or 1.0)
+
+    def _norm_of(self, r):
+        return math.sqrt(over_processes(self.operator, r.norm().item()**2))
 
     @cached_property
-    def _norm(self) -> torch.Tensor:
-        return self.measured.norm()
+    def _norm(self) -> float:
+        return self._norm_of(self.measured)
 
 
 @dataclass(frozen=True, kw_only=True)

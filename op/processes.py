@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from textwrap import shorten
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -82,12 +83,37 @@ class Processes:
             ConnectionError: another process has ended.
         """
         if self.count > 1:
-            try:
-                dist.all_reduce(tensor)
-            except RuntimeError as error:
-                raise ConnectionError(f"another of the {self.count} processes has ended "
-                                      f"({shorten(str(error), 100, placeholder=' ...')})") from None
+            self._reduce(tensor, dist.ReduceOp.SUM)
         return tensor
+
+    def total(self, value: float) -> float:
+        """The sum of a number over the processes; ConnectionError as in `sum`."""
+        return self.sum(torch.tensor(value, dtype=torch.float64)).item() if self.count > 1 else value
+
+    def largest(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The largest value of all processes' tensors, which may be empty; ConnectionError as in `sum`."""
+        if self.count == 1:
+            return tensor.max()
+        value = tensor.max() if tensor.numel() else tensor.new_tensor(-torch.inf)
+        self._reduce(value, dist.ReduceOp.MAX)
+        return value
+
+    def whole(self, tensor: torch.Tensor, count: int, dim: int) -> torch.Tensor:
+        """Of ``count`` things along ``dim`` all, where each process has its `part` of them."""
+        if self.count == 1:
+            return tensor
+        shape = list(tensor.shape)
+        shape[dim] = count
+        result, own = tensor.new_zeros(shape), self.part(count)
+        result.narrow(dim, own.start, own.stop - own.start).copy_(tensor)
+        return self.sum(result)
+
+    def _reduce(self, tensor: torch.Tensor, operation: Any) -> None:
+        try:
+            dist.all_reduce(tensor, operation)
+        except RuntimeError as error:
+            raise ConnectionError(f"another of the {self.count} processes has ended "
+                                  f"({shorten(str(error), 100, placeholder=' ...')})") from None
 
 
 ALONE = Processes()

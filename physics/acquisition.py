@@ -10,6 +10,7 @@ from physics.cone_beam import ConeBeam
 from physics.fdk import check_fdk, fdk
 from physics.geometry import ConeGeometry
 from physics.margin import extend_rows, volume_alone, without_outside
+from physics.noise import add_noise, poisson_weights
 from physics.sirt import sirt
 
 
@@ -29,7 +30,7 @@ class Acquisition:
         projector: as in `physics.backends.cone_beam_operator`.
         slices: (begin, end) of the wanted slices along z, half-open; (0, 0): all.
         measured: the rays may have met something outside the volume, which a simulation's never do.
-        processes: that share the work.
+        processes: that share the work; each has the projections of its own views, see `ConeBeam`.
 
     Raises:
         ValueError: a geometry that the projector or FDK cannot do, or views and slices that are not there.
@@ -54,7 +55,7 @@ class Acquisition:
             self.operator = self.operator_of(geometry.slab(begin, end).select(views).crop(*self.window))
 
     def simulate(self, x: torch.Tensor) -> torch.Tensor:
-        """Line integrals [1, views, v, u] of all views, of x [D, 1, H, W] or with pixels that are n times finer.
+        """Line integrals [1, own views, v, u] of all views, of x [D, 1, H, W] or with pixels that are n times finer.
 
         On the grid of the reconstruction the measurement agrees with the operator exactly, which no scanner's does.
 
@@ -66,8 +67,18 @@ class Acquisition:
             return self.full.A(x)
         return self.operator_of(self.full.geometry.finer(times)).A(x).div_(times)
 
+    def noisy(self, y: torch.Tensor, level: float, generator: torch.Generator, attenuation: float) -> torch.Tensor:
+        """`physics.noise.add_noise` to line integrals of all views, the same however many processes share them."""
+        if not level:
+            return y
+        return self.full.own_views(add_noise(self.full.all_views(y), level, generator, attenuation))
+
+    def poisson_weights(self, y: torch.Tensor, attenuation: float) -> torch.Tensor:
+        """`physics.noise.poisson_weights` of line integrals of the views that are used, for solvers."""
+        return self.few.own_views(poisson_weights(self.on_window(self.few.all_views(y)), attenuation))
+
     def fdk_of_all(self, y: torch.Tensor) -> torch.Tensor:
-        """FDK of the wanted slices [slices, 1, H, W] from all views y [1, views, v, u]."""
+        """FDK of the wanted slices [slices, 1, H, W] from all views y [1, own views, v, u]."""
         return self._fdk(y, self.full)
 
     def fdk(self, y: torch.Tensor) -> torch.Tensor:
@@ -76,18 +87,33 @@ class Acquisition:
 
     def _fdk(self, y, operator):
         if self.measured:
-            y, geometry = extend_rows(y, operator.geometry)
-            operator = operator if geometry is operator.geometry else self.operator_of(geometry)
+            whole, geometry = extend_rows(operator.all_views(y), operator.geometry)
+            if geometry is not operator.geometry:
+                operator = self.operator_of(geometry)
+                y = operator.own_views(whole)
+            del whole
         return fdk(y, operator)[self.slices]
 
+    def used(self, y: torch.Tensor) -> torch.Tensor:
+        """The projections of the views that are used, all of them, from those of all views that this process has."""
+        if self._all_used:
+            return self.full.all_views(y)
+        own, chosen = self.full.own, torch.tensor(self.views)
+        here = (chosen >= own.start) & (chosen < own.stop)
+        found = y.new_zeros(1, len(chosen), *y.shape[2:])
+        found[:, here] = y[:, chosen[here] - own.start]
+        return self.full.processes.sum(found)
+
     def of_views(self, y: torch.Tensor) -> torch.Tensor:
-        """The projections of the views that are used, [1, views, v, u], from those of all views."""
-        if self.views == list(range(y.shape[1])):
-            return y
-        return y[:, self.views].contiguous()
+        """The projections of this process's part of the views that are used, from its part of all."""
+        return y if self._all_used else self.few.own_views(self.used(y))
+
+    @property
+    def _all_used(self):
+        return self.views == list(range(self.full.geometry.views))
 
     def solvable(self, y: torch.Tensor, progress: Callable | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """What solvers get of the projections y [1, views, v, u] of the views that are used, and SIRT to start from.
+        """What solvers get of the projections y [1, own views, v, u] of the views used, and SIRT to start from.
 
         What the rays met outside the wanted slices, and of a measured object that is wider than the volume beside it,
         is taken out, as SIRT of a grid that holds it all knows it.
@@ -99,7 +125,7 @@ class Acquisition:
             return sirt(y, operator, progress=progress)
 
         if self.measured:
-            y, initial = volume_alone(y, self.few.geometry, solve, self.operator_of, self.slices)
+            y, initial = volume_alone(self.few.all_views(y), self.few.geometry, solve, self.operator_of, self.slices)
         else:
             whole = solve(y, self.few)
             initial = whole[self.slices].contiguous()

@@ -20,7 +20,8 @@ class ConeBeam(LinearOperator):
     Args:
         geometry: with a volume.
         impl: as in `op.cone_beam.project`.
-        processes: that share the views; each has all volumes and projections.
+        processes: that share the views: each has whole volumes, and of projections its own views alone, [1, own views,
+            det_v, det_u]: `own_views` and `all_views` go from one to the other.
 
     Raises:
         ValueError: no volume_shape, no ray that meets the volume, or rays parallel to z; names the geometry's field.
@@ -42,7 +43,18 @@ class ConeBeam(LinearOperator):
             name = "view_vectors" if geometry.view_vectors else "volume_shape"
             raise ValueError(f"{name}: {str(error).removeprefix('vectors: ')}") from None
         depth, height, width = geometry.volume_shape
-        super().__init__((depth, 1, height, width), (1, geometry.views, *geometry.det_shape))
+        super().__init__((depth, 1, height, width), (1, len(self.rays.views), *geometry.det_shape))
+
+    def own_views(self, y: torch.Tensor) -> torch.Tensor:
+        """This process's part of all projections [1, views, det_v, det_u]."""
+        return y if self.processes.count == 1 else y[:, self.own].clone()
+
+    def all_views(self, y: torch.Tensor) -> torch.Tensor:
+        """All projections [1, views, det_v, det_u], of which each process has its part."""
+        return self.processes.whole(y, self.geometry.views, 1)
+
+    def total(self, value: float) -> float:
+        return self.processes.total(value)
 
     @property
     def window(self) -> tuple[int, int, int, int]:
@@ -74,16 +86,11 @@ class ConeBeam(LinearOperator):
 
     def _forward(self, x):
         y = cone_beam.project(x[:, 0], self.rays, self.impl)[None]
-        y = y.mT.contiguous() if self.geometry.sideways else y
-        if self.processes.count == 1:
-            return y
-        whole = y.new_zeros(self.range_shape)
-        whole[:, self.own] = y
-        return self.processes.sum(whole)
+        return y.mT.contiguous() if self.geometry.sideways else y
 
     def _adjoint(self, y):
         y = y.mT if self.geometry.sideways else y
-        return self.processes.sum(cone_beam.backproject(y[0, self.own], self.rays, self.impl)[:, None])
+        return self.processes.sum(cone_beam.backproject(y[0], self.rays, self.impl)[:, None])
 
     def _pseudo_inverse(self, y):
         return sirt(y, self, nonnegative=False)
@@ -91,14 +98,14 @@ class ConeBeam(LinearOperator):
     _sums: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def inverse_sums(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """One over the row sums [1, views, v, u] and the column sums [D, 1, H, W], never inf; device of `like`.
+        """One over the row sums [1, own views, v, u] and the column sums [D, 1, H, W], never inf; device of `like`.
 
         A ray that clips a corner tells only its noise, magnified: rows below a hundredth of the longest count
         as rays that miss. A voxel that no ray meets keeps what it has.
         """
         if self._sums is None:
             rows = self.A(like.new_ones(self.domain_shape))
-            used = rows > 0.01 * rows.max()
+            used = rows > 0.01 * self.processes.largest(rows)
             columns = self.A_T(used.to(like))
             self._sums = (torch.where(used, 1 / rows, 0.0),
                           torch.where(columns > 1e-6 * columns.max(), 1 / columns, 0.0))

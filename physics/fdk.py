@@ -44,8 +44,8 @@ def fdk(y: torch.Tensor, operator: ConeBeam) -> torch.Tensor:
     vectors, weights = geometry.vectors, torch.as_tensor(ray_weights(geometry)).to(y)
     ramp = _ramp(extra + max(geometry.det_shape[1], right), y)
     volume, lines = y.new_zeros(height, width, depth), None
-    for i in range(geometry.views)[operator.own]:
-        view, matrix, weight = y[0, i], matrices[i], weights[i]
+    for view, i in zip(y[0], range(geometry.views)[operator.own]):      # this process's views
+        matrix, weight = matrices[i], weights[i]
         if lines is None or geometry.view_vectors:                      # the same in all views of a circular scan
             lines, radius = _lines(vectors[i], geometry.det_shape, slice(top, bottom))
             lines = torch.as_tensor(lines).to(y)

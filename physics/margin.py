@@ -27,18 +27,20 @@ def volume_alone(y: torch.Tensor, geometry: ConeGeometry, solve: Callable, opera
     projection.
 
     Args:
-        y: line integrals [1, views, det_v, det_u] of everything.
+        y: line integrals [1, views, det_v, det_u] of everything, of all views.
         geometry: of them, with the volume.
         solve: reconstructs x [D, 1, H, W] from line integrals and an operator, as `sirt`.
         operator: makes an operator from a geometry.
         chosen: slices of the volume, the others count as outside.
 
     Returns:
-        [1, views, det_v, det_u] and [D, 1, H, W] of the chosen slices.
+        [1, own views, det_v, det_u] of this process and [D, 1, H, W] of the chosen slices.
     """
     wide, wide_geometry = extend_rows(y, geometry)
     larger, (z, rows, columns) = with_margin(wide, wide_geometry)
-    x = solve(wide, operator(larger))
+    larger_operator = operator(larger)
+    y, wide = operator(geometry).own_views(y), larger_operator.own_views(wide)
+    x = solve(wide, larger_operator)
     begin, end, _ = chosen.indices(geometry.volume_shape[0])
     target = slice(z.start + begin, z.start + end), rows, columns
     inside = x[target[0], :, rows, columns].contiguous()
@@ -162,7 +164,7 @@ def without_outside(y: torch.Tensor, operator: ConeBeam, x: torch.Tensor,
     """Line integrals of the volume alone: y less the projections of what lies outside it.
 
     Args:
-        y: line integrals [1, views, det_v, det_u] of everything.
+        y: line integrals [1, own views, det_v, det_u] of everything.
         operator: of a larger grid, on the detector of `y`.
         x: a reconstruction [D, 1, H, W] on that grid.
         target: slices (z, y, x) of the volume in it.

@@ -32,6 +32,10 @@ class LinearOperator:
         """A linear pseudo-inverse [domain_shape] of y [range_shape]; how exact, the subclass says."""
         return self._pseudo_inverse(check(f"{type(self).__name__}.A_dagger", y, self.range_shape))
 
+    def total(self, value: float) -> float:
+        """A sum over the range, such as |y|^2, of which ``value`` is what this process has: over all that share it."""
+        return value
+
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 

@@ -34,7 +34,7 @@ def residual(x: torch.Tensor, y: torch.Tensor, operator: ConeBeam) -> Residual:
 
     Args:
         x: [D, 1, H, W].
-        y: [1, views, v, u], in the range of the operator.
+        y: [1, views, v, u], all views of the operator.
         operator: A.
     """
     geometry, (views, rows, columns) = operator.geometry, y.shape[1:]
@@ -45,7 +45,8 @@ def residual(x: torch.Tensor, y: torch.Tensor, operator: ConeBeam) -> Residual:
         seen, few = y[0, begin:begin + step], geometry.select(some)
         signal += seen.square().sum(0, dtype=torch.float64).cpu().numpy()
         top, bottom, left, right = few.window
-        misfit = (operator.on(few).A(x)[0] - seen if top < bottom and left < right else -seen).square()
+        beam = operator.on(few) if top < bottom and left < right else None
+        misfit = (-seen if beam is None else beam.all_views(beam.A(x))[0] - seen).square()
         means = misfit.mean((1, 2), dtype=torch.float64)
         by_view[some] = means.cpu().numpy()
         misfit /= means.to(misfit).clamp_(min=torch.finfo(misfit.dtype).tiny)[:, None, None]

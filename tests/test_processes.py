@@ -20,6 +20,7 @@ from models.ncsnpp import NCSNpp
 from models.slice_score import SliceScore
 from op.processes import ALONE, Processes
 from physics.acquisition import Acquisition
+from physics.residual import residual
 from physics.zsr import ZAverage
 from utils.io.config import load_config
 from utils.io.geometry_file import read_geometry
@@ -46,12 +47,25 @@ def volumes(processes: Processes) -> dict:
     truth = torch.rand(5, 1, 16, 16)                # slices and views that two and four do not divide
     geometry = read_geometry(ROOT / "configs" / "geometry" / "demo.yaml").on_grid((5, 16, 16))
     scan = Acquisition(geometry.select(range(0, 360, 24)), range(0, 15, 2), processes=processes)
-    y = scan.full.A(truth)
-    found = {"A": y, "FDK of all": scan.fdk_of_all(y), "FDK": scan.fdk(scan.of_views(y))}
+    y = scan.noisy(scan.full.A(truth), 1e4, torch.Generator().manual_seed(3), 0.1)
+    assert len(y[0]) == len(range(15)[processes.part(15)])         # this process's views alone
+    found = {"A": scan.full.all_views(y), "views that are used": scan.used(y),
+             "FDK of all": scan.fdk_of_all(y), "FDK": scan.fdk(scan.of_views(y))}
     y, found["SIRT"] = scan.solvable(scan.of_views(y))
+    found["weights"] = scan.few.all_views(scan.poisson_weights(scan.of_views(scan.full.A(truth)), 0.1))
     problem = Problem(operator=scan.operator, y=y, initial=found["SIRT"])
+    found["residual"] = torch.tensor(problem.residual(found["SIRT"]))
     for name, method in METHODS.items():
         found[f"CT, {name}"] = reconstruct(problem, score, method)
+    measured = Acquisition(geometry.select(range(0, 360, 24)), range(15), measured=True, processes=processes)
+    wide = measured.full.all_views(measured.full.A(truth))
+    wide[..., 200:312] += 1             # an object that is wider than the volume
+    wide = measured.full.own_views(wide)
+    found["FDK, measured"] = measured.fdk(wide)
+    y_measured, found["SIRT, measured"] = measured.solvable(wide)
+    found["y, measured"] = measured.operator.all_views(y_measured)
+    found["residual of views"] = torch.from_numpy(residual(found["SIRT, measured"], found["y, measured"],
+                                                           measured.operator).by_view)
     found["CT, ADMM-TV"] = admm_tv(scan.operator, y, outer=2, inner=4)
     operator = ZAverage((5, 1, 16, 8), 4)
     y = operator.A(torch.rand(5, 1, 16, 8))

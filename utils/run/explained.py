@@ -36,7 +36,7 @@ def explained(options: Any, notes: Notes | None, scan: ConeGeometry, acquisition
     """
     if notes is None or problem.y is None or options.no_report:
         return []
-    found = residual(x.to(problem.y), problem.y, problem.operator)
+    found = residual(x.to(problem.y), problem.operator.all_views(problem.y), problem.operator)
     top, _, left, _ = acquisition.window
     first = tuple(begin + size * notes.size for begin, size in zip(notes.first, (top, left)))
     views = [notes.views[k] for k in acquisition.views]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from models.window import CT_WINDOW
+from op.processes import ALONE, Processes
 from physics.geometry import ConeGeometry
 from physics.views import lact_views, svct_views, view_angles
 from utils.cli.messages import input_errors
@@ -21,18 +22,21 @@ from utils.run.setup import find_prior
 
 log = logging.getLogger(__name__)
 
+SHARED = ("auto", "native")     # projectors whose views processes share
 
-def read_scan(options: Any) -> tuple[ConeGeometry, Volume, np.ndarray, Notes | None]:
+
+def read_scan(options: Any, processes: Processes = ALONE,
+              ) -> tuple[ConeGeometry, Volume, np.ndarray, Notes | None]:
     """The scan on its whole grid, the wanted slices in unit intensities, what the measurement is made from, and notes.
 
-    Measured, that are line integrals [views, v, u], and the volume is the reference, or without one its place, empty;
-    the notes say what was assumed, found and corrected.
+    Measured, that are line integrals [views, v, u] of the process's own views, and the volume is the reference, or
+    without one its place, empty; the notes say what was assumed, found and corrected.
     Simulated, it is the volume [D, H, W] or a finer one, whose shadow the scan's detector is cut to.
 
     Raises:
         ValueError, OSError: files that are not as described, or do not go together.
     """
-    return _measured(options) if options.projections else _simulated(options)
+    return _measured(options, processes) if options.projections else _simulated(options)
 
 
 def read_mr(options: Any) -> tuple[Volume, tuple[float, float], np.ndarray]:
@@ -202,8 +206,10 @@ def as_measured(y: torch.Tensor, simulated: ConeGeometry, given: ConeGeometry) -
     return Volume(y.cpu().numpy() * longer.astype(np.float32), (abs(du), abs(dv), 1.0))
 
 
-def _measured(options):
+def _measured(options, processes):
     scan, p, notes = read_measurement(options)
+    if processes.count > 1 and options.projector in SHARED:
+        p = p[processes.part(len(p))].copy()
     depth, height, width = scan.volume_shape
     place = empty_volume(scan.volume_shape, scan.voxel_size, np.add(scan.volume_centre, scan.isocentre))
     rows = columns = options.recon_size
