@@ -6,6 +6,7 @@ Every row is the best of several runs after a warm-up, the rival's runs in betwe
 is |ours - rival| / |rival| of what the two compute, where that is the same thing.
 """
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from physics.backends import cone_beam_operator
 from physics.cone_beam import ConeBeam
 from physics.fdk import fdk
 from physics.views import svct_views
+from tests.pipeline import CASES
 from tests.published import published_network
 from utils.io.config import load_config
 from utils.io.geometry_file import read_geometry
@@ -233,6 +235,24 @@ def training(device):
         lambda: timed_only(ours.update(x0, eps, sigma, rate)), plain_step, batch
 
 
+def whole(case, device):
+    """Of `tests.pipeline`, a line for each number of processes, which share the threads or have a GPU each."""
+    most = torch.cuda.device_count() if device.type == "cuda" else torch.get_num_threads()
+    for count in (1, 2, 4):
+        if count > most and (case == "pipeline" or device.type == "cuda"):      # times, or devices
+            return
+        launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "--module"] * (count > 1)
+        threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count))}
+        command = [sys.executable, "-m", *launch, "tests.pipeline", case, str(device)]
+        found = json.loads(subprocess.run(command, cwd=ROOT, env=os.environ | threads, check=True,
+                                          stdout=subprocess.PIPE).stdout.splitlines()[-1])
+        seconds = found.pop("seconds")
+        shape, views, iterations, levels, _ = CASES[case]
+        yield (f"{case}, {' x '.join(map(str, shape))}, {views} views, SIRT-{iterations}, levels {levels}, processes "
+               f"{count}: " + ", ".join([*(f"{name} {value:.1f} s" for name, value in seconds.items()),
+                                         *(f"{value:.2f} {name}" for name, value in found.items())]))
+
+
 def demo_overhead():
     """Seconds of the CT demo, and of what it spends on the report, on its state for --resume, on complete files."""
     from utils.io import files
@@ -261,20 +281,21 @@ def demo_overhead():
 
 
 STAGES = {stage.__name__: stage for stage in (projector, reconstruction, resampling, noise, network, training)}
+WHOLE = (*CASES, "demo")
 
 
 def main():
     global PUBLISHED, CLOCK
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(STAGES)}, demo; all without any")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"{', '.join([*STAGES, *WHOLE])}; all without any")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--published", type=Path, help="a checkout of github.com/duchenhe/ISCS, for `network`")
     parser.add_argument("--cpu-time", action="store_true", help="count processor time, where others use the machine")
     args = parser.parse_args()
     PUBLISHED, CLOCK = args.published, time.process_time if args.cpu_time else time.perf_counter
     for name in args.stages:
-        if name not in (*STAGES, "demo"):
-            parser.error(f"{name}; stages are {', '.join(STAGES)}, demo")
+        if name not in (*STAGES, *WHOLE):
+            parser.error(f"{name}; stages are {', '.join([*STAGES, *WHOLE])}")
     device = torch.device(args.device)
 
     def timed(function):
@@ -288,9 +309,9 @@ def main():
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name(device) if device.type == 'cuda' else device}, "
           f"{torch.get_num_threads()} threads")
     print(f"{'ours : rival':62}{'ours ms':>10}{'rival ms':>10}{'ratio':>8}{'difference':>12}")
-    stages = args.stages or [*STAGES, "demo"]
+    stages = args.stages or [*STAGES, *WHOLE]
     for name in stages:
-        for label, ours, rival, *images in STAGES[name](device) if name != "demo" else ():
+        for label, ours, rival, *images in STAGES[name](device) if name in STAGES else ():
             pair = [timed(function) for function in (ours, rival)]
             found, expected = (function() for function in pair)         # warm-up
             difference = f"{(found - expected).norm() / expected.norm():12.1e}" if found is not None else ""
@@ -300,6 +321,9 @@ def main():
                 print(f"{'    images a second':62}{images[0] / a:10.2f}{images[0] / b:10.2f}", flush=True)
     if "projector" in stages:
         print(f"peak memory of A and A_T, 133 x 512 x 512 voxels, 60 views: {peak_memory(device):.2f} GiB")
+    for name in CASES:
+        for line in whole(name, device) if name in stages else ():
+            print(line, flush=True)
     if "demo" in stages:
         seconds, spent = demo_overhead()
         print(f"CT demo, {seconds:.1f} s: " + ", ".join(f"{name} {part:.2f} s ({part / seconds:.1%})"
