@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from utils.run.device import choose_device, peak_memory, volumes_device
+from utils.run.device import choose_device, compiler, peak_memory, volumes_device
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:x", "cuda:-1", "cuda:", "cuda:99", "cuda:²", "CPU", ""])
@@ -33,3 +33,15 @@ def test_volumes_that_would_fill_a_gpu_stay_on_the_host(monkeypatch, caplog, fre
 
 def test_the_peak_of_memory_is_in_words():
     assert peak_memory().endswith(" GB") and 0.05 < float(peak_memory().split()[0]) < 1000
+
+
+def test_what_a_compiler_of_the_network_lacks_is_named(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    with pytest.raises(ValueError, match=r"there is no no-such-compiler \(or CXX\)"):
+        compiler(torch.device("cpu"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs the package triton"):
+        compiler(torch.device("cuda"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    assert compiler(torch.device("cpu")) == compiler(torch.device("cuda")) == "inductor"
