@@ -12,7 +12,7 @@ using joseph::Ray;
 using joseph::Sizes;
 using joseph::View;
 
-constexpr int64_t MOST_SLICES = 8, MOST_ROWS = 16;
+constexpr int64_t MOST_SLICES = 8, MOST_ROWS = 32;
 constexpr int BLOCK = 16;           // planes at a time; those of the adjoint stay in the cache
 constexpr float ROUNDING = 0.01f;   // of positions, in voxels, with much to spare
 
