@@ -56,6 +56,8 @@ def parse_args(modality: str, argv: list[str] | None, read_yaml: Callable[[Path]
     earlier = _without_replaced(earlier, given)
     if "pixel_size" in given:
         preset.pop("recon_size", None)
+    if given.get("noise_control") == "zero":
+        preset.pop("samples", None)
     _check_belonging(modality, given, preset | earlier | given, parser.error)
     values = _with_defaults(modality, preset | earlier | given, flags)
     values |= {name: getattr(messages, name) for name in MESSAGES}

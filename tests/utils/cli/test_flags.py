@@ -196,7 +196,7 @@ def test_nobody_writes_to_options(files):
 
 SCRIPTS = {     # what the shell scripts start with: task and method -> settings
     "SVCT DDS": dict(degree=20, recon_size=128, NFE=20, sigma_max=0.5, num_cg=10, w_tv=0, flips=True, use_init=True),
-    "LACT DDS": dict(degree=90, recon_size=128, NFE=20, sigma_max=5, num_cg=10, w_tv=0.3, dual=0.7, eta=0.8,
+    "LACT DDS": dict(degree=90, recon_size=128, NFE=20, sigma_max=5, num_cg=10, w_tv=0.3, dual=0.7, eta=None,
                       use_init=True),
     "SVCT uncondition": dict(NFE=100, sigma_max=50), "SVCT DDNM": dict(NFE=20, num_cg=None),
     "ZSR DDS": dict(degree=4, NFE=20, sigma_max=0.5, num_cg=1, use_init=True)}
@@ -229,7 +229,8 @@ def test_a_preset_may_be_like_another(tmp_path):
         return parse_args("ct", ["--preset", "best", "--output-dir", str(tmp_path), *flags])
 
     assert (options().NFE, options().data.exists(), options().num_cg, options().w_tv) == (50, True, 10, 0)
-    assert (options("--task", "LACT").NFE, options("--task", "LACT").dual) == (40, 0.7)
+    assert (options("--task", "LACT").samples, options("--task", "LACT").dual) == (3, 0.7)
+    assert options("--task", "LACT", "--noise-control", "zero").samples == 1       # all would be the same
     assert options("--method", "ADMM-TV").w_tv == 3        # the weights are those of one method
     assert options("--num-cg", "4").num_cg == 4
 
