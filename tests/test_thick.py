@@ -43,7 +43,8 @@ def head(turn=None):
 
 def options(**changes):
     return SimpleNamespace(**{"thick": None, "data": None, "series": None, "slice_axis": None, "window": "percentile",
-                              "slice_begin": 0, "slice_end": 0, "degree": 4, "slice_thickness": None} | changes)
+                              "slice_begin": 0, "slice_end": 0, "degree": 4, "slice_thickness": None,
+                              "pixel_size": None} | changes)
 
 
 def test_thick_slices_of_a_simulation_give_its_voxels(run, tmp_path):

@@ -138,8 +138,7 @@ def intensities_verdict(prior: Any, images: torch.Tensor, modality: str) -> str:
     own = denoising(prior, images, 1)
     if not own or not abs(own[0].shift) > MOST_SHIFT:
         return ""
-    others = [(abs(denoising(prior, a * images + b, 1)[0].shift), words) for words, a, b in AFFINE[modality]]
-    shift, words = min(others)
-    fits = shift < abs(own[0].shift) / 3
+    fitting = next((words for words, a, b in AFFINE[modality]       # the likeliest first
+                    if abs(denoising(prior, a * images + b, 1)[0].shift) <= MOST_SHIFT), None)
     return (f"intensities that the prior does not know: at sigma {own[0].sigma:g} it shifts them by "
-            f"{own[0].shift:.2f} sigma" + f"; it would not with {words}" * fits)
+            f"{own[0].shift:.2f} sigma" + (f"; it would not with {fitting}" if fitting else ""))
