@@ -7,8 +7,8 @@ import torch
 
 from algorithms.data_steps.dds import DDS
 from algorithms.mirrored import Mirrored
-from algorithms.observer import Observer
 from algorithms.problem import Problem, Sampling, reconstruct
+from tests.algorithms.resuming import assert_goes_on
 
 SHAPE = (3, 1, 4, 5)
 RAMP = torch.arange(5.0)
@@ -43,22 +43,7 @@ def test_a_prior_without_sides_gives_the_same_volume(axes):
 
 
 def test_a_mirrored_run_goes_on_as_if_it_had_not_stopped():
-    class Kept(Observer):
-        def __init__(self, at=None, state=None):
-            self.at, self.state, self.saved = at, state, None
-
-        def keep(self, make_state):
-            state = make_state()
-            if state["level"] == self.at:
-                self.saved = {key: value.clone() if torch.is_tensor(value) else value for key, value in state.items()}
-
-        def kept(self):
-            return self.state
-
     problem = Problem(operator=SimpleNamespace(A=lambda x: x, A_T=lambda y: y), y=torch.rand(SHAPE),
                       initial=torch.zeros(SHAPE))
     options = Sampling(sigmas=[.5, .4, .3, .2, .1, .05], data_step=partial(DDS, num_cg=1, w_tik=1.0), mirror=(3,))
-    for at in range(1, 6):
-        whole = Kept(at)
-        expected = reconstruct(problem, OneSided(), options, torch.Generator().manual_seed(1), whole)
-        assert torch.equal(reconstruct(problem, OneSided(), options, observer=Kept(state=whole.saved)), expected)
+    assert_goes_on(problem, OneSided, options)

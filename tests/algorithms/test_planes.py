@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from algorithms.noise.slerp import Slerp
-from algorithms.observer import Observer
 from algorithms.planes import Planes, SecondPlane
 from algorithms.problem import Problem, Sampling, reconstruct
 from algorithms.renoise.dds import DDSRule
+from tests.algorithms.resuming import assert_goes_on
 
 SHAPE = (4, 1, 5, 6)
 
@@ -60,26 +60,10 @@ def test_noise_is_consistent_along_the_stack_of_the_prior_that_is_next():
 
 
 def test_a_run_with_two_planes_goes_on_as_if_it_had_not_stopped():
-    class Kept(Observer):
-        def __init__(self, at=None, state=None):
-            self.at, self.state, self.saved = at, state, None
-
-        def keep(self, make_state):
-            state = make_state()
-            if state["level"] == self.at:
-                self.saved = {key: value.clone() if torch.is_tensor(value) else value for key, value in state.items()}
-
-        def kept(self):
-            return self.state
-
     problem = Problem(operator=SimpleNamespace(A=lambda x: x, A_T=lambda y: y), y=torch.rand(SHAPE),
                       initial=torch.zeros(SHAPE))
     options = Sampling(sigmas=[4.0, 3.0, 2.0, 1.0, 0.5], renoise=DDSRule(), second=SecondPlane(prior=Recorder()))
-    for at in (1, 2, 3):
-        whole = Kept(at)
-        expected = reconstruct(problem, Recorder(), options, torch.Generator().manual_seed(1), whole)
-        found = reconstruct(problem, Recorder(), options, torch.Generator().manual_seed(9), Kept(state=whole.saved))
-        assert torch.equal(found, expected)
+    assert_goes_on(problem, Recorder, options)
 
 
 @pytest.mark.parametrize("wrong", [{"order": (1, 0, 2, 3)}, {"order": (0, 1, 2)}, {"share": 1.5}])

@@ -10,9 +10,9 @@ from algorithms.data_steps.dds import DDS
 from algorithms.noise.gaussian_process import GaussianProcess
 from algorithms.noise.independent import Independent
 from algorithms.noise.zero import Zero
-from algorithms.observer import Observer
 from algorithms.problem import Problem, Sampling, TotalVariation, Unconditional, reconstruct
 from algorithms.renoise.diffpir import DiffPIR
+from tests.algorithms.resuming import Seen, assert_goes_on
 
 SHAPE = (4, 1, 6, 5)
 SIGMAS = [2.0, 1.0, 0.4, 0.1]
@@ -54,23 +54,6 @@ def test_a_problem_without_a_measurement_is_refused_where_one_is_needed():
             make()
 
 
-class Seen(Observer):
-    def __init__(self, state=None):
-        self.state, self.states, self.residuals, self.steps = state, [], [], None
-
-    def begin(self, steps, label):
-        self.steps = steps, label
-
-    def estimate(self, level, x0, sigma=None, residual=None):
-        self.residuals.append(residual)
-
-    def keep(self, state):
-        self.states.append({key: value.clone() if torch.is_tensor(value) else value for key, value in state().items()})
-
-    def kept(self):
-        return self.state
-
-
 METHODS = {
     "DDS": Sampling(sigmas=SIGMAS, data_step=partial(DDS, num_cg=2, w_dz=0.1, w_tv=0.05, dual=0.5),
                     renoise=DiffPIR(), use_init=True),
@@ -80,14 +63,7 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS)
 def test_going_on_from_any_level_gives_the_same_volume(method):
-    problem, options = measured(), METHODS[method]
-    seen = Seen()
-    whole = reconstruct(problem, Gaussian(), options, torch.Generator().manual_seed(3), seen)
-    assert seen.steps == (4, "noise levels") and [state["level"] for state in seen.states] == [1, 2, 3]
-    for state in seen.states:
-        later = Seen(state)
-        again = reconstruct(problem, Gaussian(), options, torch.Generator().manual_seed(99), later)
-        assert torch.equal(again, whole) and len(later.residuals) == 4 - state["level"]
+    assert_goes_on(measured(), Gaussian, METHODS[method])
 
 
 def test_the_measurement_is_met_and_its_residual_seen():
