@@ -114,7 +114,7 @@ class Cell:
     flags: dict             # its flags without dashes -> text, all but seed and output-dir
     identity: str           # of program and flags, with the content of files instead of their names
     seeds: tuple
-    samples: int            # how many posterior samples to average; 1: no mean
+    samples: int            # how many posterior samples to average; 1: no mean, as of noisy measurements
     against: str | None     # the variant to compare with
 
     def __str__(self):
@@ -168,6 +168,11 @@ def _grid(file: GridFile, root: Path, samples: int) -> Grid:
         for name in wanted:
             if all(getattr(cell, where) != name for cell in cells):
                 raise ValueError(f"{where}s.{name}: nothing to run; no other part of the grid goes with it")
+    for name, item in variants.items():
+        number = item.samples or samples
+        if number > 1 and all(cell.samples == 1 for cell in cells if cell.variant == name):
+            raise ValueError(f"variants.{name}: {number} samples of measurements with --sino-noise: the seed draws that "
+                             "noise too, so the mean would be of several measurements; accepted: a task without")
     if file.keep is not None and any(cell.samples > 1 for cell in cells) and not {"GT.nii.gz", "recon.nii.gz"} <= set(
             file.keep):
         raise ValueError("keep: GT.nii.gz and recon.nii.gz are needed for the mean of samples")
@@ -216,10 +221,8 @@ def _cell(file: GridFile, names: tuple, item: VariantItem, known: dict, root: Pa
     entry = _file("entry", own.entry or ENTRIES[scan.modality], root)
     flags, identity = _resolve(flags, known, root, digests)
     number = item.samples or samples
-    if number > 1 and flags.get("sino-noise", "0") not in ("0", "0.0"):
-        raise ValueError(f"variants.{variant}: {number} samples of a measurement with --sino-noise "
-                         f"{flags['sino-noise']}: the seed draws that noise too, so the mean would be of several "
-                         "measurements; accepted: samples without sino-noise")
+    if flags.get("sino-noise", "0") not in ("0", "0.0"):
+        number = 1      # the seed draws that noise too, so that a mean would be of several measurements
     return Cell(volume=volume, task=task, variant=variant, modality=scan.modality.lower(), entry=entry, flags=flags,
                 identity=f"{entry.relative_to(root) if entry.is_relative_to(root) else entry} {identity}",
                 seeds=item.seeds or file.seeds, samples=number, against=item.against)

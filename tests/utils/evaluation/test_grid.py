@@ -42,6 +42,13 @@ def test_sweeps_restrictions_and_the_order_of_flags(study):
     assert cells["trunk, LACT-90, a, NFE 5"].against == "all" and cells["trunk, LACT-90, all"].against is None
 
 
+def test_measurements_whose_noise_the_seed_draws_are_not_averaged(study):
+    study.tree["tasks"]["noisy"] = {"task": "SVCT", "flags": {"sino-noise": 1e5}}
+    study.tree["variants"]["ISCS"]["samples"] = 3
+    cells = {cell.task: cell for cell in read_grid(study.grid(), study.folder).cells if cell.variant == "ISCS"}
+    assert cells["SVCT-20"].sample_seeds() == (1, 2, 4) and cells["noisy"].sample_seeds() == ()
+
+
 def test_paths_from_the_repository_and_the_environment(study, monkeypatch):
     monkeypatch.setenv("SCANS", str(study.folder))
     study.tree["volumes"]["chest"]["path"] = "${SCANS}/scan.nii.gz"
@@ -104,7 +111,7 @@ def change(*keys, to):
     (change("flags", "config-path", to="none.yaml"), "none.yaml: no such file"),
     (change("keep", to="all"), "keep: 'all'"),
     (lambda tree: (tree["variants"]["ISCS"].update(samples=2), tree["flags"].update({"sino-noise": 1e5})),
-     "variants.ISCS: 2 samples of a measurement with --sino-noise 100000.0: the seed draws that noise too"),
+     "variants.ISCS: 2 samples of measurements with --sino-noise: the seed draws that noise too"),
     (lambda tree: (tree["variants"]["ISCS"].update(samples=2), tree.update(keep=["IR.nii.gz"])), "keep: GT.nii.gz"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_a_bad_grid_is_one_line_and_status_2(study, capsys, monkeypatch, spoil, reason):
