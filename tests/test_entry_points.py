@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from models.checkpoint import load_weights
 from utils.io.config import load_config
 from utils.io.files import save_tensors
 from utils.io.read import read_volume
+from utils.io.yaml_file import read_yaml, yaml_text
+from utils.run.interval import calibration_for, local, settings_of
 
 CT_SHAPE, MR_SHAPE = (8, 20, 24), (14, 18, 10)
 
@@ -578,7 +581,8 @@ def test_a_run_that_stops_being_finite_ends_with_one_line(run, monkeypatch, caps
     assert stop.value.code == 1 and "level" in message and not any("level" in line for line in warnings)
 
 
-def test_samples_give_their_mean_and_their_standard_deviation(prior, ct_scan, tmp_path, capsys):
+def test_samples_give_their_mean_their_standard_deviation_and_a_calibrated_interval(prior, ct_scan, tmp_path, capsys,
+                                                                                   monkeypatch):
     def volume(*flags):
         recon_CBCT.main(["--data", str(ct_scan), "--recon-size", "16", "--task", "SVCT", "--degree", "4", "--NFE", "2",
                          "--sigma-max", "1", "--use-init", "--output-dir", str(tmp_path), *prior, *flags])
@@ -592,7 +596,27 @@ def test_samples_give_their_mean_and_their_standard_deviation(prior, ct_scan, tm
     np.testing.assert_allclose(std, np.std(singles, 0, ddof=1), atol=0.05)
     assert std.max() > 1
     with open(f"{folder}/report.html", encoding="utf-8") as file:
-        assert "Where samples differ" in file.read()
+        text = file.read()
+    assert "Where samples differ" in text and "It is no interval" in text
+    assert not Path(folder, "interval.nii.gz").exists()
+
+    # The same run, once the errors of such runs are known: three classes, 12, 2 and 4 times the spread.
+    entry = {"settings": settings_of(read_yaml(f"{folder}/args.yaml")), "edges": [0.2, 0.5], "factors": [12, 2, 4],
+             "measured": "on a chest"}
+    (tmp_path / "intervals.yaml").write_text(yaml_text({"ct": entry}))
+    monkeypatch.setattr("utils.run.run.calibration_for",
+                        partial(calibration_for, path=tmp_path / "intervals.yaml"))
+    folder, mean = volume("--seed", "3", "--samples", "3")
+    half, truth = (read_volume(f"{folder}/{name}.nii.gz").array for name in ("interval", "GT"))
+    spread = local(torch.from_numpy(std)).numpy()
+    factors = np.select([mean < -1000 + 0.2 * 2600, mean < -1000 + 0.5 * 2600], [12, 2], 4)
+    np.testing.assert_allclose(half, factors * spread, rtol=1e-3, atol=0.05)
+    inside, foreground = abs(mean - truth) <= half, truth > -1000 + 0.15 * 2600
+    parts = json.loads(Path(folder, "metrics.json").read_text())["recon"]["coverage"]
+    assert parts == pytest.approx({"whole": inside.mean(), "foreground": inside[foreground].mean()}, abs=2e-3)
+    with open(f"{folder}/report.html", encoding="utf-8") as file:
+        text = file.read()
+    assert f"calibrated on a chest. Here it holds the truth of {100 * parts['whole']:.1f} % of the whole" in text
 
 
 @pytest.mark.parametrize("flags, said", [

@@ -171,8 +171,8 @@ def _grid(file: GridFile, root: Path, samples: int) -> Grid:
     for name, item in variants.items():
         number = item.samples or samples
         if number > 1 and all(cell.samples == 1 for cell in cells if cell.variant == name):
-            raise ValueError(f"variants.{name}: {number} samples of measurements with --sino-noise: the seed draws that "
-                             "noise too, so the mean would be of several measurements; accepted: a task without")
+            raise ValueError(f"variants.{name}: {number} samples of measurements with --sino-noise: the seed draws "
+                             "that noise too, so the mean would be of several measurements; accepted: a task without")
     if file.keep is not None and any(cell.samples > 1 for cell in cells) and not {"GT.nii.gz", "recon.nii.gz"} <= set(
             file.keep):
         raise ValueError("keep: GT.nii.gz and recon.nii.gz are needed for the mean of samples")

@@ -78,7 +78,7 @@ def average_samples(folders: list[Path], target: Path, modality: str, first: dic
     from utils.io.read import read_volume
     from utils.run.metrics import evaluate
 
-    low, high = _intensities(folders[0] / "args.yaml")
+    low, high = intensities(folders[0] / "args.yaml")
 
     def metrics(array):
         return evaluate(*(torch.from_numpy(((x - low) / (high - low)).astype(np.float32)) for x in (array, truth)),
@@ -102,7 +102,7 @@ def average_samples(folders: list[Path], target: Path, modality: str, first: dic
     return metrics(mean.astype(np.float32))
 
 
-def _intensities(path: Path) -> tuple[float, float]:
+def intensities(path: Path) -> tuple[float, float]:
     """(low, high) of a run's args.yaml."""
     tree = read_yaml(path)
     try:

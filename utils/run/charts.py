@@ -76,14 +76,20 @@ def jumps(volumes: dict[str, Volume], slice_axis: int) -> str:
                      f"Steps from slice to slice in the middle {view} plane")
 
 
-def spread(std: Volume, volumes: dict[str, Volume]) -> str:
-    """The samples' standard deviation in the middle slice of every view; beside "GT", the error of "recon" below it."""
+def spread(std: Volume, interval: Volume | None, volumes: dict[str, Volume]) -> str:
+    """The samples' standard deviation in the middle slice of every view; below it half the interval, and the error.
+
+    The interval where there is one, the error of "recon" where there is "GT". All have one range of colours.
+    """
     axes = patient_axes(std.direction)[0]
     sizes = [std.array.shape[axis] * std.spacing[2 - axis] for axis in axes]
     rows = {"standard deviation": std.array}
+    if interval is not None:
+        rows["half of the 90 % interval"] = interval.array
     if "GT" in volumes:
         rows["absolute error"] = np.abs(volumes["recon"].array - volumes["GT"].array)
-    limit, text = 3 * float(np.quantile(std.array, 0.95)) or 1.0, []
+    widest = std if interval is None else interval
+    limit, text = (3 if interval is None else 1.5) * float(np.quantile(widest.array, 0.95)) or 1.0, []
     for title, array in rows.items():
         shown = upright(array, std.direction)
         images = {}

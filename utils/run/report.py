@@ -33,6 +33,7 @@ MR_LEVELS = 4095                 # grey levels of MR: more are noise that does n
 def write_report(path: str | Path, *, title: str, about: dict[str, str], settings: dict, metrics: dict,
                  slices: dict[str, dict], history: list[dict], volumes: dict[str, Volume],
                  window: tuple[float, float], modality: str, slice_axis: int = 0, spread: Volume | None = None,
+                 interval: Volume | None = None, calibrated_on: str = "",
                  more: Sequence[tuple[str, str, str]] = ()) -> None:
     """Write the report of a run to ``path``; the file needs nothing but a browser, and no network.
 
@@ -51,6 +52,8 @@ def write_report(path: str | Path, *, title: str, about: dict[str, str], setting
         modality: "ct" (HU, to which values are rounded) or "mr" (rounded to `MR_LEVELS` levels).
         slice_axis: the axis of the arrays that the prior's slices are stacked along.
         spread: standard deviation of several samples, whose mean is "recon", in the input's units.
+        interval: half the width of the 90 % interval about that mean, where it is calibrated.
+        calibrated_on: what its calibration was measured on.
         more: sections: title, drawing and note, in HTML.
 
     Raises:
@@ -67,7 +70,8 @@ def write_report(path: str | Path, *, title: str, about: dict[str, str], setting
               "slices": _chart("Slice by slice", charts.by_slice(slices)),
               "more": "".join(_chart(*section) for section in more),
               "jumps": _chart("Steps from slice to slice", charts.jumps(compared, slice_axis), STEPS),
-              "spread": _chart("Where samples differ", charts.spread(spread, compared) if spread else "", SPREAD),
+              "spread": _chart("Where samples differ", charts.spread(spread, interval, compared) if spread else "",
+                                SPREAD + _interval_note(interval, calibrated_on, metrics)),
               "plot": _chart("Convergence", charts.convergence(history) or '<p class="note">Nothing was recorded.</p>'),
               "viewer": (PAGE / "viewer.js").read_text(encoding="utf-8"),
               "niivue": base64.b64encode(gzip.compress((PAGE / "niivue.umd.js").read_bytes(), mtime=0)).decode()}
@@ -139,6 +143,17 @@ def _metric_head(key: str, span: str = "") -> str:
 def _explained(metrics: dict) -> str:
     return "<p class=note>" + ". ".join(f"{name} ({better}): {explanation}" for name, better, explanation
                                         in METRICS.values()) + ".</p>" if metrics else ""
+
+
+def _interval_note(interval: Volume | None, calibrated_on: str, metrics: dict) -> str:
+    """What the interval is, and what it covers here; or that there is none."""
+    if interval is None:
+        return " It is no interval: of runs with these settings the errors were not measured."
+    covered = ", ".join(f"{100 * part:.1f} % of the {where}" for where, part
+                        in metrics.get("recon", {}).get("coverage", {}).items() if part is not None)
+    return (" The 90 % interval, the reconstruction plus or minus interval.nii.gz, was calibrated "
+            f"{escape(calibrated_on)}."
+            + f" Here it holds the truth of {covered}." * bool(covered))
 
 
 def _size_note(volumes: dict, factors: tuple) -> str:

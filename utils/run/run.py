@@ -22,6 +22,7 @@ from utils.io.yaml_file import yaml_text
 from utils.run.device import peak_memory
 from utils.run.figure import save_panel
 from utils.run.folder import data_name, is_complete, owned, run_folder, task_label
+from utils.run.interval import Calibration, calibration_for, coverage, half_width
 from utils.run.metrics import by_slice, evaluate
 from utils.run.progress import Progress, print_line
 from utils.run.provenance import record
@@ -68,7 +69,9 @@ class Run(Observer):
         self.metrics: dict[str, dict] = {}
         self.slices: dict[str, dict] = {}
         self.history: list[dict] = []
-        self.spread: torch.Tensor | None = None
+        self.spread: torch.Tensor | None = None     # in the unit range, as what follows
+        self.interval: torch.Tensor | None = None
+        self.calibration: Calibration | None = None
         self.progress: Progress | None = None
         self.begun, self.date = time.perf_counter(), datetime.now()
 
@@ -121,12 +124,30 @@ class Run(Observer):
             truth = self.units["GT"]
             self.metrics[name] = evaluate(unit, truth, self.slice_axis, self.template.direction)
             self.slices[name] = by_slice(unit, truth, self.slice_axis)
+        if name == "recon" and self.spread is not None:
+            self._save_interval(unit)
 
     def save_spread(self, std: torch.Tensor) -> None:
         """Write the standard deviation [n, 1, H, W] of the samples as std.nii.gz, in the input's units."""
         _check_finite(std, name_of("std"))
-        self.spread = self.to_volume(std).float().cpu() * (self.window[1] - self.window[0])
-        self.save_volume("std", self.template.with_array(self.spread))
+        self.spread = self.to_volume(std).float().cpu()
+        self.save_volume("std", self._width(self.spread))
+
+    def _save_interval(self, mean: torch.Tensor) -> None:
+        """Write half the width of the interval about ``mean`` as interval.nii.gz, where it is calibrated."""
+        self.calibration = calibration_for(self.settings)
+        if self.calibration is None:
+            log.info("std.nii.gz is the samples' standard deviation, and no interval: of runs with these settings the "
+                     "errors were not measured")
+            return
+        self.interval = half_width(mean, self.spread, self.calibration)
+        self.save_volume("interval", self._width(self.interval))
+        if "GT" in self.units:
+            self.metrics["recon"]["coverage"] = coverage(mean, self.interval, self.units["GT"])
+
+    def _width(self, unit: torch.Tensor) -> Volume:
+        """A difference of intensities in the unit range, as a volume in the input's units."""
+        return self.template.with_array(unit * (self.window[1] - self.window[0]))
 
     def _write(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """Write [n, 1, H, W] in the input's units; returns it as [D, H, W] in the unit range."""
@@ -192,7 +213,9 @@ class Run(Observer):
                          settings=self.settings, metrics=self.metrics, slices=self.slices, history=self.history,
                          volumes=volumes, window=self.window, modality="ct" if self.unit == "HU" else "mr",
                          slice_axis=self.slice_axis, more=sections,
-                         spread=None if self.spread is None else self.template.with_array(self.spread))
+                         spread=None if self.spread is None else self._width(self.spread),
+                         interval=None if self.interval is None else self._width(self.interval),
+                         calibrated_on=self.calibration.measured if self.calibration else "")
         save_panel(self.folder / "panel.png", volumes, self.metrics, self.unit)
         (self.folder / "state.pt").unlink(missing_ok=True)
         log.info("%.0f s, peak memory %s", time.perf_counter() - self.begun, peak_memory())
@@ -204,6 +227,9 @@ class Run(Observer):
             psnr, ssim, error = (math.nan if metric[key] is None else metric[key]
                                  for key in ("psnr", "ssim", "inter_slice_error"))
             log.info(f"{name:10}{psnr:9.2f}{ssim:8.4f}{error:20.5f}   {name_of(name)}")
+        for where, part in self.metrics.get("recon", {}).get("coverage", {}).items():
+            if part is not None:
+                log.info(f"the 90 % interval holds the truth of {100 * part:.1f} % of the voxels ({where})")
 
 
 def _say_beyond(unit: torch.Tensor, window: tuple[float, float], name: str) -> None:
