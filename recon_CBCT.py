@@ -46,8 +46,8 @@ def run(options: Any, stack: ExitStack) -> None:
     with input_errors(debug=options.debug):      # everything that can be wrong is found here
         device, processes = stack.enter_context(joined(options))
         scan, place, source, notes = read_scan(options, processes)
-        # At the most about a dozen volumes and two sets of projections are needed at a time.
-        home = volumes_device(device, 12 * math.prod(scan.volume_shape) + 2 * scan.views * math.prod(scan.det_shape))
+        # At the most about a dozen volumes and three sets of projections are needed at a time.
+        home = volumes_device(device, 12 * math.prod(scan.volume_shape) + 3 * scan.views * math.prod(scan.det_shape))
         shape = place.array.shape
         slices = (options.slice_begin, options.slice_end) if len(place.array) < scan.volume_shape[0] else (0, 0)
         with input_errors(described := str(options.geometry or options.projections)):

@@ -4,7 +4,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from algorithms.cg import cg
+from algorithms.cg import cgls
 from algorithms.differences import in_plane, in_plane_T
 
 OUTER = 30    # ADMM iterations
@@ -45,15 +45,14 @@ def admm_tv(operator: Any, y: torch.Tensor, *, lam: float = 3.0, rho: float = 50
     if outer < 1 or inner < 1:
         raise ValueError(f"outer is {outer} and inner is {inner}; both must be 1 or more")
 
-    def normal_operator(x):
-        return torch.add(operator.A_T(operator.A(x)), in_plane_T(in_plane(x)), alpha=rho)
+    def quadratic(x):
+        return in_plane_T(in_plane(x)).mul_(rho)
 
-    ATy = operator.A_T(y)
-    x = torch.zeros_like(ATy)
+    x = torch.zeros_like(operator.A_T(y))
     z = in_plane(x)
     u = torch.zeros_like(z)
     for i in range(outer):
-        x, _ = cg(normal_operator, torch.add(ATy, in_plane_T(z - u), alpha=rho), x, inner)
+        x, _ = cgls(operator, y, x, inner, quadratic=quadratic, linear=in_plane_T(z - u).mul_(rho))
         u += in_plane(x)  # D x + u
         z = F.softshrink(u, lam / rho)
         u -= z

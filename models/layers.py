@@ -149,7 +149,8 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with in_float32(x):
             h = self.GroupNorm_0(x.float() if x.dtype in HALF else x).flatten(2)
-        query, key, value = (nin(h).transpose(1, 2) for nin in (self.NIN_0, self.NIN_1, self.NIN_2))
+        # Contiguous: the layout decides the rounding, and that of one image alone is another.
+        query, key, value = (nin(h).transpose(1, 2).contiguous() for nin in (self.NIN_0, self.NIN_1, self.NIN_2))
         h = F.scaled_dot_product_attention(query, key, value)     # scores scaled by C^-1/2
         h = self.NIN_3(h.transpose(1, 2)).view_as(x)
         return (x + h) * SQRT_HALF
@@ -176,7 +177,7 @@ class ResidualBlock(nn.Module):
         if self.resample:
             h, x = self.resample(h), self.resample(x)
         h = same_size(self.Conv_0, h)
-        h = self.Dropout_0(norm_silu(self.GroupNorm_1, h, self.Dense_0(F.silu(temb))))
+        h = self.Dropout_0(norm_silu(self.GroupNorm_1, h, self.Dense_0(F.silu(temb)).expand(len(h), -1)))
         if hasattr(self, "Conv_2"):
             x = self.Conv_2(x)
         return same_size(self.Conv_1, h, residual=x, scale=SQRT_HALF)

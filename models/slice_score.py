@@ -22,10 +22,10 @@ class SliceScore:
     x may lie elsewhere than the network: batches are brought to it and back.
 
     Args:
-        network: (x, levels [B]) to the score; put in evaluation mode on ``device``; its `multiple`
-            divides the sizes that it takes.
-        batch_size: slices that go through it at a time (the result does not depend on it beyond rounding); when the
-            memory is too small for that, half as many from then on.
+        network: (x [B, 1, H, W], level [1], which all have) to the score; put in evaluation mode on ``device``; its
+            `multiple` divides the sizes that it takes.
+        batch_size: slices that go through it at a time. The network of a card of ours gives each slice the same bits
+            whatever it is on a CPU, others to rounding. When the memory is too small for it, half as many from then on.
         device: where it computes.
         progress: wraps the iterable of batches, for a progress bar.
         precision: of the layers, a key of `models.precision.PRECISIONS`.
@@ -91,17 +91,17 @@ class SliceScore:
             # A slice thinner than its padding can't be reflected; repeat its edge instead.
             mode = "reflect" if pad[1] < width and pad[3] < height else "replicate"
             x = F.pad(x, pad, mode=mode)
-        levels = torch.full((len(x),), sigma, device=self.device)
+        level = torch.full((1,), sigma, device=self.device)     # of one row: products of rows round by their number
         network = self.network if self.compiled is None or torch.is_grad_enabled() else self._compiled
         with autocast(self.precision, self.device):
-            return network(x, levels)[..., :height, :width].to(x.dtype)
+            return network(x, level)[..., :height, :width].to(x.dtype)
 
-    def _compiled(self, x, levels):
+    def _compiled(self, x, level):
         """The compiled network's answer, whose first for a shape says how long it took."""
         count, began = len(x), time.perf_counter()
-        copies = [-1] * (self.batch_size - count)
-        x, levels = (torch.cat([tensor, tensor[copies]]) if copies else tensor for tensor in (x, levels))
-        found = self.compiled(x, levels)[:count]
+        if copies := [-1] * (self.batch_size - count):
+            x = torch.cat([x, x[copies]])
+        found = self.compiled(x, level)[:count]
         if x.shape not in self.timed:
             self.timed.add(x.shape)
             if self.device.type == "cuda":

@@ -18,7 +18,7 @@ class Wrapped(nn.Module):
         self.module, self.call, self.multiple, self.channels = module, call, multiple, channels
 
     def forward(self, m: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        return self.call(self.module, m, time)
+        return self.call(self.module, m, time.expand(len(m)))
 
 
 def build(module: str, name: str, keywords: dict[str, Any]) -> Any:

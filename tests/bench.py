@@ -21,7 +21,7 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 import recon_CBCT
-from algorithms.cg import cg
+from algorithms.cg import cgls
 from algorithms.noise.slerp import Slerp
 from models.ncsnpp import NCSNpp
 from models.precision import choose_precision
@@ -95,7 +95,7 @@ def reconstruction(device):
     small = y[..., top:bottom, left:right].contiguous()
 
     def step():
-        return cg(lambda v: cropped.A_T(cropped.A(v)), cropped.A_T(small), torch.zeros_like(x, device=device), 1)
+        return cgls(cropped, small, torch.zeros_like(x, device=device), 1)
 
     for name, rival in rivals(geometry, device):
         if hasattr(rival, "fdk"):

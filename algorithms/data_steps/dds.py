@@ -3,7 +3,7 @@ from typing import Any
 
 import torch
 
-from algorithms.cg import cg
+from algorithms.cg import cgls
 from algorithms.data_steps import DataStep
 from algorithms.differences import across_slices, across_slices_T, in_plane, in_plane_T
 
@@ -58,11 +58,10 @@ class DDS(DataStep):
                 raise ValueError(f"{name} is {weight}; it must be 0 or more")
         if not 0 <= dual < 1:
             raise ValueError(f"dual is {dual}; it must be 0 or more, and below 1")
-        self.operator, self.weights = problem.operator, problem.weights
+        self.operator, self.y, self.weights = problem.operator, problem.measured, problem.weights
         self.num_cg, self.w_tik, self.dual = num_cg, w_tik, dual
         self.splits = [(w / TV_THRESHOLD, D, D_T) for w, D, D_T in (
             (w_dz, across_slices, across_slices_T), (w_tv, in_plane, in_plane_T)) if w]
-        self.ATWy = self._AT_W(problem.y)
         self.v: list[torch.Tensor] = []             # of each split, from the first level on
         self.x = problem.initial                    # the last x
         self.d: torch.Tensor | None = None          # the dual variable
@@ -74,18 +73,20 @@ class DDS(DataStep):
             d = (step if self.d is None else step.add_(self.d)).mul_(self.dual)
             x0, self.d = x0 - d, d
 
-        def normal_operator(x):
-            Nx = torch.add(self._AT_W(self.operator.A(x)), x, alpha=rho)
+        def quadratic(x):
+            Mx = rho * x
             for penalty, D, D_T in self.splits:
-                Nx.add_(D_T(D(x)), alpha=penalty)
-            return Nx
+                Mx.add_(D_T(D(x)), alpha=penalty)
+            return Mx
 
-        b = torch.add(self.ATWy, x0, alpha=rho)
+        c = rho * x0
         v = self.v or [D(x0) for _, D, _ in self.splits]
         u = [each.clamp(-TV_THRESHOLD, TV_THRESHOLD) for each in v]
         for (penalty, _, D_T), v_D, u_D in zip(self.splits, v, u):
-            b.add_(D_T(v_D - 2 * u_D), alpha=penalty)       # z - u = v - 2 u
-        x, _ = cg(normal_operator, b, x0, self.num_cg)
+            c.add_(D_T(v_D - 2 * u_D), alpha=penalty)       # z - u = v - 2 u
+        more = bool(rho or self.splits)
+        x, _ = cgls(self.operator, self.y, x0, self.num_cg, weights=self.weights,
+                    quadratic=quadratic if more else None, linear=c if more else None)
         self.v = [u_D.add_(D(x)) for (_, D, _), u_D in zip(self.splits, u)]
         if self.dual:       # else no volume is held from level to level
             self.x = x
@@ -98,9 +99,6 @@ class DDS(DataStep):
         return {"v": self.v, "x": self.x if self.dual else None, "d": self.d}
 
     def load_state_dict(self, state: dict) -> None:
-        self.v = [each.to(self.ATWy) for each in state["v"]]
+        self.v = [each.to(self.x) for each in state["v"]]
         if self.dual:
-            self.x, self.d = (state[name].to(self.ATWy) for name in ("x", "d"))
-
-    def _AT_W(self, r):
-        return self.operator.A_T(r if self.weights is None else self.weights * r)
+            self.x, self.d = (state[name].to(self.x) for name in ("x", "d"))

@@ -125,7 +125,7 @@ class Run(Observer):
             self.metrics[name] = evaluate(unit, truth, self.slice_axis, self.template.direction)
             self.slices[name] = by_slice(unit, truth, self.slice_axis)
         if name == "recon" and self.spread is not None:
-            self._save_interval(unit)
+            self._save_interval(unit, self.spread)
 
     def save_spread(self, std: torch.Tensor) -> None:
         """Write the standard deviation [n, 1, H, W] of the samples as std.nii.gz, in the input's units."""
@@ -133,14 +133,14 @@ class Run(Observer):
         self.spread = self.to_volume(std).float().cpu()
         self.save_volume("std", self._width(self.spread))
 
-    def _save_interval(self, mean: torch.Tensor) -> None:
+    def _save_interval(self, mean: torch.Tensor, spread: torch.Tensor) -> None:
         """Write half the width of the interval about ``mean`` as interval.nii.gz, where it is calibrated."""
         self.calibration = calibration_for(self.settings)
         if self.calibration is None:
             log.info("std.nii.gz is the samples' standard deviation, and no interval: of runs with these settings the "
                      "errors were not measured")
             return
-        self.interval = half_width(mean, self.spread, self.calibration)
+        self.interval = half_width(mean, spread, self.calibration)
         self.save_volume("interval", self._width(self.interval))
         if "GT" in self.units:
             self.metrics["recon"]["coverage"] = coverage(mean, self.interval, self.units["GT"])
