@@ -35,7 +35,7 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 FLAG = re.compile(r"(?<![\w-])--[A-Za-z][\w-]*")
 # of torchrun, dask, sbatch, tests.bench, pip, xcode-select
-OTHER_PROGRAMS = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--port", "--nthreads",
+OTHER_PROGRAMS = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-conf", "--port", "--nthreads",
                   "--ntasks", "--gpus-per-task", "--published", "--cpu-time", "--index-url", "--install", "--help"}
 
 

@@ -58,6 +58,8 @@ def parse_args(modality: str, argv: list[str] | None, read_yaml: Callable[[Path]
         preset.pop("recon_size", None)
     if given.get("noise_control") == "zero":
         preset.pop("samples", None)
+    if given.get("samples", 1) > 1:
+        preset.pop("noise_control", None)       # without noise, samples would all be the same
     _check_belonging(modality, given, preset | earlier | given, parser.error)
     values = _with_defaults(modality, preset | earlier | given, flags)
     values |= {name: getattr(messages, name) for name in MESSAGES}

@@ -199,7 +199,8 @@ SCRIPTS = {     # what the shell scripts start with: task and method -> settings
     "LACT DDS": dict(degree=90, recon_size=128, NFE=20, sigma_max=5, num_cg=10, w_tv=0.3, dual=0.7, eta=None,
                       use_init=True),
     "SVCT uncondition": dict(NFE=100, sigma_max=50), "SVCT DDNM": dict(NFE=20, num_cg=None),
-    "ZSR DDS": dict(degree=4, NFE=20, sigma_max=0.5, num_cg=1, use_init=True)}
+    "ZSR DDS": dict(degree=4, NFE=20, sigma_max=0.5, num_cg=1, use_init=True, noise_control="zero", prior_2="same"),
+    "ZSR uncondition": dict(NFE=100, sigma_max=50, noise_control="SLERP")}
 
 
 @pytest.mark.parametrize("what", SCRIPTS)
@@ -233,6 +234,9 @@ def test_a_preset_may_be_like_another(tmp_path):
     assert options("--task", "LACT", "--noise-control", "zero").samples == 1       # all would be the same
     assert options("--method", "ADMM-TV").w_tv == 3        # the weights are those of one method
     assert options("--num-cg", "4").num_cg == 4
+    assert options("--use-init", "false").NFE == 100        # from noise, as `fast`
+    several = parse_args("mr", ["--preset", "best", "--samples", "2", "--output-dir", str(tmp_path)])
+    assert (several.samples, several.noise_control) == (2, "SLERP")     # in place of none
 
 
 @pytest.mark.parametrize("like", ["nothing", "loop"])
