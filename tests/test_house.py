@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("recon_CBCT.py", "recon_MRI_ZSR.py", "train.py", "evaluate.py", "utils/io/scanners/__main__.py",
-            "models/prior/__main__.py", "models/convert/__main__.py", "utils/evaluation/intervals.py")
+            "models/prior/__main__.py", "models/convert/__main__.py")
 
 # Rooms that the modules of a room may import from, beside their own. Entry points may import from all of them.
 MAY_IMPORT = {
@@ -186,8 +186,9 @@ def test_every_page_of_the_docs_is_reached_from_the_readme():
 
 def test_the_docs_name_no_flag_that_does_not_exist():
     helps = [subprocess.Popen([sys.executable, ROOT / name, "--help"] if "/" not in name else
-                              [sys.executable, "-m", name.removesuffix(".py").removesuffix("/__main__").replace("/", "."), "--help"],
-                              cwd=ROOT, text=True, stdout=subprocess.PIPE) for name in PROGRAMS]
+                              [sys.executable, "-m", re.sub(r"(/__main__)?.py$", "", name).replace("/", "."), "--help"],
+                              cwd=ROOT, text=True, stdout=subprocess.PIPE)
+             for name in (*PROGRAMS, "utils/evaluation/intervals.py")]
     known = {flag for program in helps for flag in FLAG.findall(program.communicate()[0])} | OTHER_PROGRAMS
     pages = [page for page in PAGES if page.name != "CHANGELOG.md"]
     wrong = [f"{page.name}: {flag}" for page in pages for flag in FLAG.findall(page.read_text(encoding="utf-8"))
