@@ -167,8 +167,8 @@ def _of_solution(modality: str) -> dict[str, list[Flag]]:
             Flag("flips", truth, "true|false", "show the prior the slices mirrored, left and right, on every other "
                  "pair of levels, so that its errors change sides (DDS, DDNM)", False, "ct", BARE),
             Flag("samples", number(int, 1, 1000), "K", "reconstructions with other noise to average: their mean is the "
-                 "reconstruction, their standard deviation goes to std.nii.gz, and half of a 90 % interval to "
-                 "interval.nii.gz where that is calibrated (DDS, DDNM)", 1),
+                 "reconstruction, their standard deviation goes to std.nii.gz, and half of a calibrated "
+                 "interval, where there is one, to interval.nii.gz (DDS, DDNM)", 1),
         ],
         "settings of one method, noise control or re-noising rule": [
             Flag(parameter.name.replace("_", "-"), parameter.kind, parameter.metavar,
