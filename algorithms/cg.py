@@ -22,7 +22,8 @@ def cgls(operator: Any, y: torch.Tensor, x: torch.Tensor, iterations: int, *, we
 
     Gradients are orthogonal to each other, but for rounding, which brings back what the first step has settled, most of
     all the mean of the volume: so each is made orthogonal to the first. Of 20 views, 10 steps from a denoised image,
-    what differed by 1e-7 at the start then differs by 7e-6 at the end and not by 2e-4, and the misfit is up to 9 % smaller.
+    what differed by 1e-7 at the start then differs by 7e-6 at the end and not by 2e-4, and the misfit is up to 9 %
+    smaller.
 
     Stops early once the gradient is so small that it is rounding: steps along that would go nowhere, or far off where
     A has a null space.
