@@ -12,6 +12,7 @@ from utils.cli.types import nearest
 
 PRESETS = ROOT / "configs" / "presets"
 MESSAGES = ("verbosity", "debug", "environment")
+SINGLE = ("ADMM-TV", "uncondition")     # methods of one sample, and one prior at most
 MEASURED = {"bin": 1, "every": 1, "mirror": False, "reverse": False, "turn": 0.0, "fix_offset": False, "air": False,
             "scatter": 0.0, "rings": 0, "beam_hardening": None, "unit": "HU"}    # of measured scans: what does nothing
 
@@ -53,15 +54,9 @@ def parse_args(modality: str, argv: list[str] | None, read_yaml: Callable[[Path]
         preset = _preset(modality, given, earlier, flags, read_yaml)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    earlier = _without_replaced(earlier, given)
-    if "pixel_size" in given:
-        preset.pop("recon_size", None)
-    if given.get("noise_control") == "zero":
-        preset.pop("samples", None)
-    if given.get("samples", 1) > 1:
-        preset.pop("noise_control", None)       # without noise, samples would all be the same
-    _check_belonging(modality, given, preset | earlier | given, parser.error)
-    values = _with_defaults(modality, preset | earlier | given, flags)
+    before = _without_replaced(preset | _without_parameters(earlier, given), given)
+    _check_belonging(modality, given, before | given, parser.error)
+    values = _with_defaults(modality, before | given, flags)
     values |= {name: getattr(messages, name) for name in MESSAGES}
     options = Options(modality=modality, source=source, **{k: v for k, v in values.items() if k != "from"})
     _check(options, parser.error)
@@ -175,14 +170,26 @@ def _made(values: dict) -> list[choices.Choice]:
         ("renoise_method", choices.RENOISE_METHODS, "DDPM"))]
 
 
-def _without_replaced(earlier: dict, given: dict) -> dict:
+def _without_parameters(earlier: dict, given: dict) -> dict:
     """The settings of an earlier run without those of choices that are now made otherwise."""
     replaced = [before for before, now in zip(_made(earlier), _made(earlier | given)) if before is not now]
     gone = {parameter.name for choice in replaced for parameter in choice.parameters}
-    gone |= {"checkpoint_path", "config_path"} if "prior" in given else set()
-    gone |= {"prior"} if "checkpoint_path" in given else set()
-    gone |= {"recon_size"} if "pixel_size" in given else {"pixel_size"} if "recon_size" in given else set()
     return {name: value for name, value in earlier.items() if name not in gone}
+
+
+def _without_replaced(before: dict, given: dict) -> dict:
+    """The settings of a preset or an earlier run without those that the ones given exclude."""
+    gone: set[str] = set()
+    for name, excluded in (("prior", {"checkpoint_path", "config_path"}), ("checkpoint_path", {"prior"}),
+                           ("pixel_size", {"recon_size"}), ("recon_size", {"pixel_size"})):
+        gone |= excluded if name in given else set()
+    if given.get("method") in SINGLE:
+        gone |= {"samples", "prior_2"}
+    if given.get("noise_control") == "zero":
+        gone |= {"samples"}
+    if given.get("samples", 1) > 1 and before.get("noise_control") == "zero":
+        gone |= {"noise_control"}       # without noise, samples would all be the same
+    return {name: value for name, value in before.items() if name not in gone}
 
 
 def _check_belonging(modality: str, given: dict, values: dict, error: Callable) -> None:
@@ -234,11 +241,12 @@ def _check(options: Options, error: Callable) -> None:
         error(f"--slice-begin {begin} --slice-end {end}: an empty range; accepted is begin below end, or 0 and 0 for "
               "all slices")
     _check_prior(options, error)
-    if options.samples > 1:
-        if options.method in ("ADMM-TV", "uncondition"):
-            error(f"--samples {options.samples}: not part of {options.method}; accepted with --method DDS, DDNM")
-        if options.noise_control == "zero":
-            error(f"--samples {options.samples}: without noise all are the same; accepted: another --noise-control")
+    if options.method in SINGLE:
+        for flag, value, neutral in (("samples", options.samples, 1), ("prior-2", options.prior_2, None)):
+            if value != neutral:
+                error(f"--{flag} {value}: not part of {options.method}; accepted with --method DDS, DDNM")
+    if options.samples > 1 and options.noise_control == "zero":
+        error(f"--samples {options.samples}: without noise all are the same; accepted: another --noise-control")
     if options.modality == "ct":
         _check_scan(options, error)
     else:

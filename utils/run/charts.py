@@ -88,8 +88,8 @@ def spread(std: Volume, interval: Volume | None, volumes: dict[str, Volume]) -> 
         rows["half of the 90 % interval"] = interval.array
     if "GT" in volumes:
         rows["absolute error"] = np.abs(volumes["recon"].array - volumes["GT"].array)
-    widest = std if interval is None else interval
-    limit, text = (3 if interval is None else 1.5) * float(np.quantile(widest.array, 0.95)) or 1.0, []
+    widest, times = (std, 3.0) if interval is None else (interval, 1.5)
+    limit, text = times * float(np.quantile(widest.array, 0.95)) or 1.0, []
     for title, array in rows.items():
         shown = upright(array, std.direction)
         images = {}

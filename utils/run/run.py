@@ -56,7 +56,8 @@ class Run(Observer):
 
     Raises:
         ValueError: the folder is that of a complete run, or another process works on it; its state is damaged; a file
-            has another content than in the run that is repeated or resumed.
+            has another content than in the run that is repeated or resumed; configs/intervals.yaml is no list of
+            calibrations.
     """
 
     def __init__(self, options: Any, *, modality: str, template: Volume,
@@ -71,12 +72,12 @@ class Run(Observer):
         self.history: list[dict] = []
         self.spread: torch.Tensor | None = None     # in the unit range, as what follows
         self.interval: torch.Tensor | None = None
-        self.calibration: Calibration | None = None
         self.progress: Progress | None = None
         self.begun, self.date = time.perf_counter(), datetime.now()
 
         low, high = map(float, window)
         self.settings = record(options, device) | {"intensities": {"low": low, "high": high}}
+        self.calibration: Calibration | None = calibration_for(self.settings) if options.samples > 1 else None
         self.folder: Path = options.resume or run_folder(options, modality)
         with ExitStack() as held:
             held.enter_context(owned(self.folder))
@@ -135,7 +136,6 @@ class Run(Observer):
 
     def _save_interval(self, mean: torch.Tensor, spread: torch.Tensor) -> None:
         """Write half the width of the interval about ``mean`` as interval.nii.gz, where it is calibrated."""
-        self.calibration = calibration_for(self.settings)
         if self.calibration is None:
             log.info("std.nii.gz is the samples' standard deviation, and no interval: of runs with these settings the "
                      "errors were not measured")

@@ -96,6 +96,7 @@ BAD = [
     (["--w-tik", "1e300"], "--w-tik: '1e300'; accepted: a number of 0 or more and"),
     (["--sino-noise", "1e300"], "--sino-noise"), (["--seed", str(2**64)], "--seed"),
     (["--num-cg", "3", "--method", "DDNM"], "not part of DDNM"),
+    (["--prior-2", __file__, "--method", "uncondition"], "not part of uncondition; accepted with --method DDS, DDNM"),
     (["--resum", "x"], "unrecognized arguments: --resum x; did you mean --resume?"),
     (["--noise-control", "slurp"], "did you mean SLERP?"),
     (["--preset", "fats"], "--preset: 'fats'; accepted: best, fast, published; did you mean fast?"),
@@ -237,6 +238,9 @@ def test_a_preset_may_be_like_another(tmp_path):
     assert options("--use-init", "false").NFE == 100        # from noise, as `fast`
     several = parse_args("mr", ["--preset", "best", "--samples", "2", "--output-dir", str(tmp_path)])
     assert (several.samples, several.noise_control) == (2, "SLERP")     # in place of none
+    assert options("--task", "LACT", "--method", "ADMM-TV").samples == 1
+    drawn = parse_args("mr", ["--preset", "fast", "--method", "uncondition", "--output-dir", str(tmp_path)])
+    assert (drawn.prior_2, drawn.noise_control) == (None, "SLERP")
 
 
 @pytest.mark.parametrize("like", ["nothing", "loop"])
@@ -280,6 +284,8 @@ def test_flags_come_before_those_of_an_earlier_run_with_what_belonged_to_them(fi
     other = parse_args("ct", [*files, *gp, "--noise-control", "SLERP", "--renoise-method", "DDPM"])
     assert (other.noise_length, other.eta, other.w_tik) == (None, None, 2)
     assert parse_args("ct", [*files, *gp, "--method", "DDNM"]).w_tik is None
+    silent = recorded(tmp_path, method="DDS", noise_control="zero", samples=1)
+    assert parse_args("ct", [*files, *silent, "--samples", "2"]).noise_control == "SLERP"
     tv = recorded(tmp_path, method="ADMM-TV", w_tv=7.0)
     assert parse_args("ct", [*files, *tv, "--method", "DDS"]).w_tv == 0
 

@@ -2,8 +2,18 @@
 import pytest
 import torch
 
+from utils.cli.flags import flag_groups
 from utils.io.yaml_file import yaml_text
-from utils.run.interval import Calibration, calibrated, calibration_for, coverage, half_width, local, settings_of
+from utils.run.interval import (
+    SETTINGS,
+    Calibration,
+    calibrated,
+    calibration_for,
+    coverage,
+    half_width,
+    local,
+    settings_of,
+)
 
 ARGS = {"task": "LACT", "method": "DDS", "noise_control": "SLERP", "NFE": 30, "samples": 3, "dual": 0.7, "seed": 7,
         "degree": 90, "projections": None, "digests": {"checkpoint_path": "aa", "config_path": "bb", "data": "cc"}}
@@ -88,3 +98,11 @@ def test_a_file_that_is_none_is_one_line(known):
     known.write_text(known.read_text().replace("- -4.0", ""))
     with pytest.raises(ValueError, match="3 factors|2 factors"):
         calibration_for(ARGS, known)
+
+
+@pytest.mark.parametrize("modality", ["ct", "mr"])
+def test_every_flag_that_shapes_the_samples_is_among_the_settings(modality):
+    groups = flag_groups(modality)
+    shaping = {flag.name.replace("-", "_") for title in
+               ("sampling", "settings of one method, noise control or re-noising rule") for flag in groups[title]}
+    assert shaping and shaping <= set(SETTINGS)
