@@ -24,8 +24,7 @@ def unet(architecture: dict[str, Any]) -> Wrapped:
     kind = architecture.get("model_type", "DhariwalUNet")
     if kind not in CLASSES:
         raise ValueError(f"architecture: model_type: {kind!r}; accepted: {', '.join(CLASSES)}")
-    if architecture.get("label_dim"):
-        raise ValueError("architecture: label_dim: a network with classes; accepted: 0")
+    check_unconditional(architecture)
     keywords = {name: value for name, value in architecture.items() if name not in WITHOUT_EFFECT}
     channels = keywords.pop("img_channels", None) or keywords.pop("in_channels", 3)
     keywords |= {"in_channels": channels, "out_channels": channels, "pretrained": None}
@@ -35,3 +34,11 @@ def unet(architecture: dict[str, Any]) -> Wrapped:
             layer.num_groups = min(32, layer.num_channels // 4)
     levels = len(keywords.get("channel_mult", (1, 2, 2, 2)))
     return Wrapped(module, lambda module, m, time: module.forward_unet(m, time), 2 ** (levels - 1), channels)
+
+
+def check_unconditional(architecture: dict[str, Any]) -> None:
+    """ValueError for a network of classes, or of another preconditioning than `models.prior.denoiser` has."""
+    if architecture.get("label_dim"):
+        raise ValueError("architecture: label_dim: a network with classes; accepted: 0")
+    if architecture.get("sigma_data", 0.5) != 0.5:
+        raise ValueError(f"architecture: sigma_data: {architecture['sigma_data']!r}; accepted: 0.5")

@@ -6,7 +6,7 @@ import torch
 
 from models.convert.plain import Plain
 
-PRECONDITIONED = "EDMPrecond"
+PRECONDITIONED = {"EDMPrecond": "edm", "Precond": "edm2"}      # classes that hold a network, and its name here
 
 
 def find_state(content: Any, names: list[str], where: str) -> dict[str, torch.Tensor]:
@@ -69,7 +69,7 @@ def module_state(module: Plain, prefix: str = "") -> dict[str, torch.Tensor]:
 
 
 def edm_card(content: Any, where: str) -> dict[str, Any]:
-    """What an EDM snapshot says of its network, as keys of a card; {} of anything else.
+    """What a snapshot of EDM or EDM2 says of its network, as keys of a card; {} of anything else.
 
     Raises:
         ValueError: a snapshot of another preconditioning, or of classes of images.
@@ -78,14 +78,15 @@ def edm_card(content: Any, where: str) -> dict[str, Any]:
                    and isinstance(content.get(key), Plain)), None)
     if module is None or "_init_kwargs" not in module.state:
         return {}
-    if module.origin != PRECONDITIONED:
-        raise ValueError(f"{where}: a network within {module.origin}; accepted: {PRECONDITIONED}, of EDM")
+    if module.origin not in PRECONDITIONED:
+        raise ValueError(f"{where}: a network within {module.origin}; accepted: {', '.join(PRECONDITIONED)}, of EDM "
+                         "and EDM2")
     keywords = {**dict(module.state["_init_kwargs"] or {})}
     levels = {key: float(keywords.pop(key, None) or 0) for key in ("sigma_min", "sigma_max")}
     levels = {key: level for key, level in levels.items() if 0 < level < float("inf")}      # 0 and inf: no limit
     architecture = {key: value for key, value in keywords.items() if _is_plain(value)}
-    return {"network": "edm", "architecture": architecture, "prediction": "edm", "intensities": [-1, 1],
-            "schedule": {"kind": "sigmas", "sigma_min": 0.002, "sigma_max": 80.0} | levels}
+    return {"network": PRECONDITIONED[module.origin], "architecture": architecture, "prediction": "edm",
+            "intensities": [-1, 1], "schedule": {"kind": "sigmas", "sigma_min": 0.002, "sigma_max": 80.0} | levels}
 
 
 def _is_plain(value: Any) -> bool:

@@ -97,6 +97,7 @@ NETWORKS = (
     Choice("diffusers", "UNet2DModel of diffusers", "models.diffusers_unet:unet"),
     Choice("monai", "DiffusionModelUNet of MONAI", "models.monai_unet:unet"),
     Choice("edm", "SongUNet and DhariwalUNet of EDM (Karras et al. 2022)", "models.edm:unet"),
+    Choice("edm2", "U-Net of EDM2 (Karras et al. 2024)", "models.edm2:UNet"),
     Choice("deepinv", "denoisers of deepinv", "models.deepinv_denoiser:denoiser"),
 )
 

@@ -19,12 +19,14 @@ NO_CARD = "no prior.yaml beside it says what it is; accepted: one, or a config o
 
 # What a card need not say, by its network; ncsnpp's is in its config, diffusers' in its scheduler.
 LINEAR = {"kind": "linear"}
+EDM = {"prediction": "edm", "schedule": {"kind": "sigmas", "sigma_min": 0.002, "sigma_max": 80.0},
+       "intensities": [-1, 1]}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "adm": {"prediction": "epsilon", "schedule": LINEAR, "intensities": [-1, 1]},
     "monai": {"prediction": "epsilon", "schedule": LINEAR, "intensities": [0, 1]},
     "diffusers": {"prediction": "epsilon", "intensities": [-1, 1]},
-    "edm": {"prediction": "edm", "schedule": {"kind": "sigmas", "sigma_min": 0.002, "sigma_max": 80.0},
-            "intensities": [-1, 1]},
+    "edm": EDM,
+    "edm2": EDM,
     "deepinv": {"prediction": "denoised", "schedule": {"kind": "sigmas", "sigma_min": 0.002, "sigma_max": 0.2},
                 "intensities": [0, 1]},
 }

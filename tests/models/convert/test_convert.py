@@ -14,7 +14,9 @@ from models.adm import UNet
 from models.convert.__main__ import main as convert_main
 from models.convert.plain import Plain, read_plain
 from models.convert.states import edm_card, find_state
+from models.prior import load_prior
 from models.prior.__main__ import main as check
+from utils.cli import choices
 from utils.io.prior_file import read_prior
 from utils.run.setup import open_prior
 
@@ -167,8 +169,22 @@ def test_a_pickle_of_edm_brings_its_card(tmp_path):
     assert card["architecture"] == {key: keywords[key] for key in list(keywords)[:4]}
     assert card["schedule"] == {"kind": "sigmas", "sigma_min": 0.002, "sigma_max": 80.0}
     (tmp_path / "w.pkl").write_bytes(edm_pickle(state, keywords, origin="VPPrecond"))
-    with pytest.raises(ValueError, match="w.pkl: a network within VPPrecond; accepted: EDMPrecond"):
+    with pytest.raises(ValueError, match="w.pkl: a network within VPPrecond; accepted: EDMPrecond, Precond, of EDM"):
         edm_card(read_plain(tmp_path / "w.pkl"), "w.pkl")
+
+
+def test_a_pickle_of_edm2_becomes_a_prior(tmp_path):
+    keywords = {"img_resolution": 16, "img_channels": 1, "label_dim": 0, "model_channels": 16, "channel_mult": [1, 2],
+                "num_blocks": 1, "attn_resolutions": [8], "channels_per_head": 16, "use_fp16": True}
+    network = choices.named(choices.NETWORKS, "edm2").load()(keywords)
+    state = {name: value.half() for name, value in network.state_dict().items()}
+    (tmp_path / "w.pkl").write_bytes(edm_pickle(state, keywords, inner="unet", origin="Precond"))
+    convert_main([str(tmp_path / "w.pkl"), "--output", str(tmp_path / "out")])
+    card, weights = read_prior(tmp_path / "out")
+    assert (card.network, card.prediction, card.image_size) == ("edm2", "edm", 16)
+    assert card.architecture == keywords and card.schedule["sigma_max"] == 80
+    loaded = load_prior(card, choices.named(choices.NETWORKS, "edm2").load()(card.architecture), weights, "cpu")
+    assert all(torch.equal(value, state[name].float()) for name, value in loaded.network.state_dict().items())
 
 
 def test_a_program_of_torchscript_is_refused(tmp_path):

@@ -145,3 +145,76 @@ def test_names_and_shapes_of_guided_diffusion_are_those_of_the_published_code(da
     found = {name: list(value.shape) for name, value in network.state_dict().items()}
     assert len(found) == known["count"]
     assert hashlib.sha256(json.dumps(found).encode()).hexdigest() == known["sha256"]
+
+
+EDM2 = {"img_resolution": 16, "img_channels": 1, "model_channels": 16, "label_dim": 0}
+EDM2_CASES = {
+    "plain": {"channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8], "channels_per_head": 8},
+    "noise and embedding": {
+        "channel_mult": [1, 2, 2], "channel_mult_noise": 2, "channel_mult_emb": 3, "num_blocks": 2,
+        "attn_resolutions": [16, 4], "channels_per_head": 16, "res_balance": 0.5, "attn_balance": 0.2,
+        "concat_balance": 0.3, "clip_act": 2.0},
+    "three channels": {"img_channels": 3, "channel_mult": [1, 1], "num_blocks": 1, "attn_resolutions": [],
+                       "clip_act": None}}
+
+
+def edm2(case):
+    """A network of EDM2 whose parameters and buffers are drawn with one seed."""
+    network = choices.named(choices.NETWORKS, "edm2").load()(EDM2 | EDM2_CASES[case]).eval()
+    generator = torch.Generator().manual_seed(0)
+    for value in network.state_dict().values():
+        value.copy_(torch.empty(value.shape).normal_(0, 1, generator=generator))
+    return network
+
+
+@pytest.mark.parametrize("case", EDM2_CASES)
+def test_answers_of_edm2_are_those_of_the_published_code(data_dir, case):
+    """tests/data/edm2_outputs.npz was made with the published code, its weights drawn as here."""
+    known, network = np.load(data_dir / "edm2_outputs.npz"), edm2(case)
+    x = torch.randn(3, network.channels, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = network(x, torch.from_numpy(known["time"]))
+        one = network(x[1:], torch.from_numpy(known["time"])[1:2])      # a level that all have
+    assert (found - torch.from_numpy(known[case])).norm() <= 1e-5 * np.linalg.norm(known[case])
+    torch.testing.assert_close(one[:1], found[1:2], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["XS", "S", "L, ImageNet 64"])
+def test_names_and_shapes_of_edm2_are_those_of_the_published_code(data_dir, case):
+    """tests/data/edm2_parameters.json was made with the published code, of its sizes without classes."""
+    known = json.loads((data_dir / "edm2_parameters.json").read_text())[case]
+    with torch.device("meta"):
+        network = choices.named(choices.NETWORKS, "edm2").load()(known["architecture"])
+    found = {name: list(value.shape) for name, value in network.state_dict().items()}
+    assert len(found) == known["count"]
+    assert hashlib.sha256(json.dumps(found).encode()).hexdigest() == known["sha256"]
+
+
+def test_layers_of_edm2_keep_the_mean_square():
+    from models.edm2 import Layer, joined, silu, summed, unit
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 4, 64, 64, 64, generator=generator)
+    for found in (Layer(64, 96, 3, 3)(a[..., 1:-1, 1:-1]), summed(a, b, 0.3), joined(a, b[:, :16], 0.3), silu(a),
+                  unit(7 * a, 1)):
+        assert found[..., 1:-1, 1:-1].square().mean().item() == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize("network", ["edm", "edm2"])
+@pytest.mark.parametrize("architecture, message", [
+    ({"label_dim": 10}, "label_dim: a network with classes; accepted: 0"),
+    ({"sigma_data": 1.0}, "sigma_data: 1.0; accepted: 0.5")])
+def test_networks_of_edm_that_are_used_otherwise_are_refused(network, architecture, message):
+    with pytest.raises(ValueError, match=message):
+        choices.named(choices.NETWORKS, network).load()(architecture)
+
+
+@pytest.mark.parametrize("architecture, message", [
+    ({"resample_filter": [1, 3, 3, 1]}, "resample_filter: .1, 3, 3, 1. is not supported; accepted: img_resolution"),
+    ({"num_blocks": 1.5}, "num_blocks: 1.5; accepted: a whole number"),
+    ({"channel_mult": "1,2"}, "channel_mult: '1,2'; accepted: a list"),
+    ({"channel_mult": []}, "channel_mult: ..; accepted: one number or more"),
+    ({"img_resolution": 20}, "channel_mult: .1, 2, 3, 4.; accepted: .* halve img_resolution 20 into whole numbers"),
+    ({"model_channels": 50, "channels_per_head": 20}, "channels_per_head: 20; accepted: what divides 150 channels")])
+def test_a_wrong_keyword_of_edm2_is_named(architecture, message):
+    with pytest.raises(ValueError, match=f"architecture: {message}"):
+        choices.named(choices.NETWORKS, "edm2").load()(architecture)
