@@ -200,7 +200,7 @@ SCRIPTS = {     # what the shell scripts start with: task and method -> settings
     "LACT DDS": dict(degree=90, recon_size=128, NFE=20, sigma_max=5, num_cg=10, w_tv=0.3, dual=0.7, eta=None,
                       use_init=True),
     "SVCT uncondition": dict(NFE=100, sigma_max=50), "SVCT DDNM": dict(NFE=20, num_cg=None),
-    "ZSR DDS": dict(degree=4, NFE=28, sigma_max=0.8, num_cg=1, use_init=True, noise_control="zero", prior_2="same"),
+    "ZSR DDS": dict(degree=4, NFE=26, sigma_max=0.8, num_cg=1, use_init=True, noise_control="zero", prior_2="same"),
     "ZSR uncondition": dict(NFE=100, sigma_max=50, noise_control="SLERP")}
 
 
