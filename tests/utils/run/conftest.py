@@ -25,7 +25,7 @@ def options(tmp_path, monkeypatch):
         values = dict(task="SVCT", degree=20, method="DDS", data=Path("a/scan.nii.gz"),
                       config_path=Path("c/prior.yaml"), sino_noise=0.0, oversample=1, output_dir=tmp_path / "results",
                       output=None,
-                      save_intermediates=False, resume=None, source=None, no_report=True, device="auto",
+                      save_intermediates=False, resume=None, source=None, no_report=True, samples=1, device="auto",
                       precision="auto", debug=False, verbosity=0)
         return SimpleNamespace(**values | changes)
     return make
