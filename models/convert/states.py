@@ -85,8 +85,10 @@ def edm_card(content: Any, where: str) -> dict[str, Any]:
     levels = {key: float(keywords.pop(key, None) or 0) for key in ("sigma_min", "sigma_max")}
     levels = {key: level for key, level in levels.items() if 0 < level < float("inf")}      # 0 and inf: no limit
     architecture = {key: value for key, value in keywords.items() if _is_plain(value)}
-    return {"network": PRECONDITIONED[module.origin], "architecture": architecture, "prediction": "edm",
-            "intensities": [-1, 1], "schedule": {"kind": "sigmas", "sigma_min": 0.002, "sigma_max": 80.0} | levels}
+    card: dict[str, Any] = {"network": PRECONDITIONED[module.origin], "architecture": architecture}
+    if levels:
+        card["schedule"] = {"kind": "sigmas", "sigma_min": 0.002, "sigma_max": 80.0} | levels
+    return card
 
 
 def _is_plain(value: Any) -> bool:

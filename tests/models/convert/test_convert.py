@@ -165,9 +165,11 @@ def test_a_pickle_of_edm_brings_its_card(tmp_path):
     content = read_plain(tmp_path / "w.pkl")
     found = find_state(content, list(state), "w.pkl")
     assert all(torch.equal(found[name], value) for name, value in state.items())
-    card = edm_card(content, "w.pkl")
-    assert card["architecture"] == {key: keywords[key] for key in list(keywords)[:4]}
-    assert card["schedule"] == {"kind": "sigmas", "sigma_min": 0.002, "sigma_max": 80.0}
+    card = {"network": "edm", "architecture": {key: keywords[key] for key in list(keywords)[:4]}}
+    assert edm_card(content, "w.pkl") == card       # 0 and inf limit nothing
+    (tmp_path / "w.pkl").write_bytes(edm_pickle(state, keywords | {"sigma_max": 40.0}))
+    limited = {"kind": "sigmas", "sigma_min": 0.002, "sigma_max": 40.0}
+    assert edm_card(read_plain(tmp_path / "w.pkl"), "w.pkl") == card | {"schedule": limited}
     (tmp_path / "w.pkl").write_bytes(edm_pickle(state, keywords, origin="VPPrecond"))
     with pytest.raises(ValueError, match="w.pkl: a network within VPPrecond; accepted: EDMPrecond, Precond, of EDM"):
         edm_card(read_plain(tmp_path / "w.pkl"), "w.pkl")

@@ -135,14 +135,16 @@ def test_answers_of_guided_diffusion_are_those_of_the_published_code(data_dir, c
     assert (found - torch.from_numpy(known[case])).norm() <= 1e-5 * np.linalg.norm(known[case])
 
 
-@pytest.mark.parametrize("case", ["guided 256 unconditional", "DDS AAPM 256", "improved 64", "plain 64",
-                                  "FFHQ 256 (DPS)"])
-def test_names_and_shapes_of_guided_diffusion_are_those_of_the_published_code(data_dir, case):
-    """tests/data/adm_parameters.json was made with the published code: digests of its names and shapes, in order."""
-    known = json.loads((data_dir / "adm_parameters.json").read_text())[case]
+@pytest.mark.parametrize("network, case", [
+    *(("adm", case) for case in ("guided 256 unconditional", "DDS AAPM 256", "improved 64", "plain 64",
+                                 "FFHQ 256 (DPS)")),
+    *(("edm2", case) for case in ("XS", "S", "L, ImageNet 64"))])
+def test_names_and_shapes_are_those_of_the_published_code(data_dir, network, case):
+    """tests/data/*_parameters.json were made with the published code: digests of its names and shapes, in order."""
+    known = json.loads((data_dir / f"{network}_parameters.json").read_text())[case]
     with torch.device("meta"):
-        network = choices.named(choices.NETWORKS, "adm").load()(known["architecture"])
-    found = {name: list(value.shape) for name, value in network.state_dict().items()}
+        made = choices.named(choices.NETWORKS, network).load()(known["architecture"])
+    found = {name: list(value.shape) for name, value in made.state_dict().items()}
     assert len(found) == known["count"]
     assert hashlib.sha256(json.dumps(found).encode()).hexdigest() == known["sha256"]
 
@@ -177,17 +179,6 @@ def test_answers_of_edm2_are_those_of_the_published_code(data_dir, case):
         one = network(x[1:], torch.from_numpy(known["time"])[1:2])      # a level that all have
     assert (found - torch.from_numpy(known[case])).norm() <= 1e-5 * np.linalg.norm(known[case])
     torch.testing.assert_close(one[:1], found[1:2], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("case", ["XS", "S", "L, ImageNet 64"])
-def test_names_and_shapes_of_edm2_are_those_of_the_published_code(data_dir, case):
-    """tests/data/edm2_parameters.json was made with the published code, of its sizes without classes."""
-    known = json.loads((data_dir / "edm2_parameters.json").read_text())[case]
-    with torch.device("meta"):
-        network = choices.named(choices.NETWORKS, "edm2").load()(known["architecture"])
-    found = {name: list(value.shape) for name, value in network.state_dict().items()}
-    assert len(found) == known["count"]
-    assert hashlib.sha256(json.dumps(found).encode()).hexdigest() == known["sha256"]
 
 
 def test_layers_of_edm2_keep_the_mean_square():
