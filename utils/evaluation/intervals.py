@@ -2,7 +2,7 @@
 
     python -m utils.evaluation.intervals GRID.yaml FOLDER [--check GRID.yaml FOLDER] [--write configs/intervals.yaml]
 
-The means with equal settings, whatever their volume and degree, are calibrated together. What the interval covers is
+The means with equal settings, whatever their volume, are calibrated together. What the interval covers is
 measured on volumes that its factors do not come from: every volume with the factors of the others, and then those of
 --check with the factors of all.
 """
