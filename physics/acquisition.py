@@ -10,7 +10,7 @@ from physics.cone_beam import ConeBeam
 from physics.fdk import check_fdk, fdk
 from physics.geometry import ConeGeometry
 from physics.margin import extend_rows, volume_alone, without_outside
-from physics.noise import add_noise, poisson_weights
+from physics.noise import add_noise, noise_variance, poisson_weights
 from physics.sirt import sirt
 
 
@@ -76,6 +76,10 @@ class Acquisition:
     def poisson_weights(self, y: torch.Tensor, attenuation: float) -> torch.Tensor:
         """`physics.noise.poisson_weights` of line integrals of the views that are used, for solvers."""
         return self.few.own_views(poisson_weights(self.on_window(self.few.all_views(y)), attenuation))
+
+    def noise_variance(self, y: torch.Tensor) -> float:
+        """`physics.noise.noise_variance` of line integrals of the views that are used."""
+        return noise_variance(self.on_window(self.few.all_views(y)))
 
     def fdk_of_all(self, y: torch.Tensor) -> torch.Tensor:
         """FDK of the wanted slices [slices, 1, H, W] from all views y [1, own views, v, u]."""

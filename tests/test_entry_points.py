@@ -168,7 +168,7 @@ def test_volumes_on_the_host_and_slices_through_the_gpu(run, monkeypatch, proble
 
 @pytest.mark.parametrize("flags", [
     ["--task", "LACT", "--degree", 90], ["--method", "DDNM", "--degree", 20], ["--renoise-method", "DDIM"],
-    ["--sino-noise", 2], ["--sino-noise", 1e4, "--weights", "poisson"],
+    ["--sino-noise", 2, "--w-tik", "noise"], ["--sino-noise", 1e4, "--weights", "poisson"],
     ["--w-tik", 0.1, "--renoise-method", "DiffPIR", "--noise-control", "shared"],
     ["--w-dz", 0.1, "--w-dps", 1e-4, "--noise-control", "GP"], ["--NFE", 1, "--noise-control", "zero"],
     ["--save-intermediates"],

@@ -119,7 +119,9 @@ def test_gaps_are_those_of_dicom_or_given(tmp_path):
 @pytest.mark.parametrize("flags, reason", [
     (["--slice-profile", "gauss", "--data", "a.nii"], "they need --thick"),
     (["--thick", "a.nii", "--sino-noise", "1"], "measured slices have their own noise"),
-    (["--thick", "a.nii", "--oversample", "2"], "is for simulated slices"), ([], "--data or --thick is missing")])
+    (["--thick", "a.nii", "--oversample", "2"], "is for simulated slices"),
+    (["--w-tik", "noise", "--data", "a.nii"], "--w-tik noise: is found in projections"),
+    ([], "--data or --thick is missing")])
 def test_flags_that_do_not_go_together(run, tmp_path, capsys, flags, reason):
     (tmp_path / "a.nii").write_bytes(b"")
     with pytest.raises(SystemExit) as stop:

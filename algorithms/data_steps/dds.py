@@ -1,5 +1,5 @@
 """The data step of DDS, with total variation and a dual variable."""
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,6 +16,9 @@ class DDS(DataStep):
     They go towards the minimum of ``1/2 |A x - y|^2_W + rho/2 |x - x0|^2``, that is the solution of
     ``(A^T W A + rho I) x = A^T W y + rho x0``, with rho = w_tik / sigma^2 (Chung et al. 2024, ICLR, arXiv 2303.05754)
     and ``|r|^2_W = <r, W r>``; W = 1 / variance of y makes the data term its log-likelihood.
+
+    A ``w_tik`` of "noise" is the variance of y's noise: data and prior are weighted as if x0 were off by sigma, as in
+    DiffPIR (Zhu et al. 2023, CVPR workshops, arXiv 2305.08995, eq. 11 and 12, with lambda 1). At 0, CG fits the noise.
 
     **Total variation** adds ``w_dz |D x|_1``, where D takes the differences of neighbouring slices (no wrap-around),
     along the axis that the prior does not see, as in DiffusionMBIR (Chung et al. 2023, CVPR, arXiv 2211.10655); and
@@ -40,26 +43,29 @@ class DDS(DataStep):
         problem: its operator has A and A_T, between tensors [n, 1, H, W] and the range of y; its weights are the
             diagonal of W, None is 1 everywhere.
         num_cg: CG steps a level, >= 1.
-        w_tik: Tikhonov weight, >= 0: how hard x0 holds on, more so at low noise.
+        w_tik: Tikhonov weight, >= 0: how hard x0 holds on, more so at low noise; or "noise".
         w_dz, w_tv: weights of the total variation across and within slices, >= 0, in units of |A x|^2 per unit of
             intensity.
         dual: gain of the dual variable, 0 (none) or more, below 1.
 
     Raises:
-        ValueError: num_cg < 1, a weight < 0, a gain out of range.
+        ValueError: num_cg < 1, a weight < 0, a gain out of range, "noise" of a problem that does not say its variance.
     """
 
-    def __init__(self, problem: Any, *, num_cg: int = 5, w_tik: float = 0.0, w_dz: float = 0.0, w_tv: float = 0.0,
-                 dual: float = 0.0):
+    def __init__(self, problem: Any, *, num_cg: int = 5, w_tik: float | Literal["noise"] = 0.0,
+                 w_dz: float = 0.0, w_tv: float = 0.0, dual: float = 0.0):
         if num_cg < 1:
             raise ValueError(f"num_cg is {num_cg}; DDS needs 1 or more CG steps")
-        for name, weight in (("w_tik", w_tik), ("w_dz", w_dz), ("w_tv", w_tv)):
+        tikhonov = problem.variance if w_tik == "noise" else w_tik
+        if tikhonov is None:
+            raise ValueError("w_tik is 'noise', and the problem does not say its variance")
+        for name, weight in (("w_tik", tikhonov), ("w_dz", w_dz), ("w_tv", w_tv)):
             if not weight >= 0:
                 raise ValueError(f"{name} is {weight}; it must be 0 or more")
         if not 0 <= dual < 1:
             raise ValueError(f"dual is {dual}; it must be 0 or more, and below 1")
         self.operator, self.y, self.weights = problem.operator, problem.measured, problem.weights
-        self.num_cg, self.w_tik, self.dual = num_cg, w_tik, dual
+        self.num_cg, self.w_tik, self.dual = num_cg, tikhonov, dual
         self.splits = [(w / TV_THRESHOLD, D, D_T) for w, D, D_T in (
             (w_dz, across_slices, across_slices_T), (w_tv, in_plane, in_plane_T)) if w]
         self.v: list[torch.Tensor] = []             # of each split, from the first level on

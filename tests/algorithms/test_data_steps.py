@@ -90,6 +90,14 @@ def test_tikhonov_closed_form(w_tik, sigma):
     assert (x - dds(operator, y, 100, 0.0)(x0, sigma)).norm() > 0.01
 
 
+def test_the_weight_of_the_noise_is_its_variance():
+    operator, y, x0 = dense(15)
+    known = Problem(operator=operator, y=y, initial=y.new_zeros(operator.domain_shape), variance=0.5)
+    assert torch.equal(DDS(known, num_cg=9, w_tik="noise")(x0, 0.7), dds(operator, y, 9, 0.5)(x0, 0.7))
+    with pytest.raises(ValueError, match="w_tik is 'noise', and the problem does not say its variance"):
+        dds(operator, y, 5, "noise")
+
+
 def test_without_tikhonov_the_nearest_solution():
     operator, y, x0 = dense(10)
     torch.testing.assert_close(dds(operator, y, 100, 0.0)(x0, 1.0), ddnm(operator, y)(x0, 1.0))

@@ -28,6 +28,15 @@ def test_a_body_that_is_wider_than_the_volume(scan):
         assert abs(body_errors(simulated.solvable(y)[1], scan)[1]) > 30     # without a margin
 
 
+def test_the_noise_of_the_views_that_are_used():
+    y, views = body_projections(WIDE), range(0, 60, 2)
+    scan = Acquisition(WIDE, views, measured=True)
+    noisy = scan.noisy(y, 2e-5, torch.Generator().manual_seed(0), 1.0)
+    noisy[:, 1::2] += torch.randn(noisy[:, 1::2].shape, generator=torch.Generator().manual_seed(1))   # left out
+    assert scan.noise_variance(scan.of_views(noisy)) == pytest.approx(2e-5, rel=0.2)
+    assert scan.noise_variance(scan.of_views(y)) < 2e-6
+
+
 def test_wanted_slices_and_views_of_an_object_inside_the_volume():
     scan = WIDE.on_grid((9, 64, 64))
     x = torch.zeros(9, 1, 64, 64)

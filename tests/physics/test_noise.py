@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from physics.noise import add_noise, poisson_weights, snr_db
+from physics.noise import add_noise, noise_variance, poisson_weights, snr_db
 
 
 def generator(seed=0):
@@ -55,6 +55,42 @@ def test_generator_decides():
     for level in (1, 1e3):
         assert torch.equal(add_noise(y, level, generator(3)), add_noise(y, level, generator(3)))
         assert not torch.equal(add_noise(y, level, generator(3)), add_noise(y, level, generator(4)))
+
+
+def projections(columns=160):
+    """Line integrals [1, 40, 12, columns] of a ball with an insert that goes round, in voxels."""
+    u = torch.arange(columns) - (columns - 1) / 2
+    turn = torch.linspace(0, 2 * math.pi, 40)[:, None]
+    ball, insert = 60**2 - u**2, 15**2 - (u - 30 * torch.cos(turn))**2
+    lines = 2 * ball.clamp(min=0).sqrt() * 0.4 + 2 * insert.clamp(min=0).sqrt() * 0.3
+    return lines[None, :, None].repeat(1, 1, 12, 1)
+
+
+@pytest.mark.parametrize("level", [0.01, 0.1, 4, 1e4, 1e5])
+def test_the_variance_is_found_in_a_measurement(level):
+    y = projections()
+    noisy = add_noise(y, level, generator())
+    assert noise_variance(noisy) == pytest.approx((noisy - y).square().mean().item(), rel=0.15)
+
+
+def test_hardly_any_variance_is_found_without_noise():
+    assert noise_variance(projections()) < 1e-3                     # of lines of up to 60 voxels
+    assert noise_variance(projections()[:, :, :1]) < 0.2            # one row, which edges cross again and again
+
+
+def test_bad_views_and_a_scan_that_is_thinned_do_not_change_the_variance(monkeypatch):
+    y = add_noise(projections(), 0.5, generator())
+    found = noise_variance(y)
+    monkeypatch.setattr("physics.noise.SEEN", y.numel() // 3)
+    thinned = noise_variance(y)
+    assert thinned == pytest.approx(found, rel=0.05) and thinned != found
+    y[:, :4] = 1e4 * torch.rand(y[:, :4].shape, generator=generator())      # a tenth of the views
+    assert noise_variance(y) < 1.4 * found
+
+
+def test_a_detector_of_four_columns_is_refused():
+    with pytest.raises(ValueError, match="4 columns; the noise is found from five or more"):
+        noise_variance(torch.rand(1, 5, 6, 4))
 
 
 @pytest.mark.parametrize("level", [-1, -1e-9, math.nan, math.inf])

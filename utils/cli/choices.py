@@ -7,7 +7,7 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from utils.cli.types import number, one_of
+from utils.cli.types import number, one_of, word_or
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ WEIGHTS = (
 )
 
 NUM_CG = Parameter("num_cg", number(int, 1, 10_000), "N", "conjugate-gradient steps a level")
-W_TIK = Parameter("w_tik", number(float, 0, 1e9), "W", "weight of the Tikhonov term")
+W_TIK = Parameter("w_tik", word_or("noise", number(float, 0, 1e9)), "noise|W",
+                  "weight of the Tikhonov term; noise: the variance of the projections' noise, found in them")
 W_DZ = Parameter("w_dz", number(float, 0, 1e9), "W", "weight of total variation from slice to slice")
 W_TV = Parameter("w_tv", number(float, 0, 1e9), "W", "weight of total variation within slices")
 DUAL = Parameter("dual", number(float, 0, 0.95), "G", "gain of what remembers where data and prior disagree")

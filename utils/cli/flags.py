@@ -17,10 +17,10 @@ from utils.cli.types import (
     nearest,
     number,
     one_of,
-    pixels,
     polynomial,
     same_or_path,
     truth,
+    word_or,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,8 @@ def _of_problem(modality: str) -> dict[str, list[Flag]]:
             Flag("recon-size", number(int, 8, 4096), "PIXELS", "in-plane size that the slices are resized to, that of "
                  "the prior works best (default: that of --prior, else 256; with --projections: that of the geometry "
                  "file)", None, "ct"),
-            Flag("pixel-size", pixels, "prior|MM", "pixels of the reconstruction, in mm, " + (
+            Flag("pixel-size", word_or("prior", number(float, above=0, most=1000)), "prior|MM", "pixels of the "
+                 "reconstruction, in mm, " + (
                 "in place of --recon-size" if ct else "to which the volume is resampled (of --thick, what lies within "
                 "its slices)") + "; prior: those that the prior's card says", None),
             Flag("sino-noise", number(float, 0, 1e12), "V", "noise of the measurement: 0 none; below 100 Gaussian of "

@@ -115,6 +115,7 @@ CONDITIONS: dict[str, Callable[[dict], bool]] = {
     "simulated": lambda known: known.get("projections") is None and known.get("thick") is None,
     "demo-prior": lambda known: known["own"].isdisjoint({"prior", "checkpoint_path", "config_path"}),
     "own-prior": lambda known: "checkpoint_path" in known["own"],
+    "noisy": lambda known: known.get("projections") is not None or bool(known.get("sino_noise")),
     "from-noise": lambda known: known.get("method") == "uncondition" or not known.get("use_init", False),
 } | {task.name: lambda known, name=task.name: known.get("task") == name for task in choices.TASKS} | {
     method.name: lambda known, name=method.name: known.get("method", "DDS") == name for method in choices.METHODS}
@@ -280,6 +281,8 @@ def _check_prior(options: Options, error: Callable) -> None:
 
 def _check_thick(options: Options, error: Callable) -> None:
     """Which flags go together for simulated and for measured thick slices."""
+    if options.w_tik == "noise":
+        error("--w-tik noise: is found in projections; accepted: a number of 0 or more")
     if options.thick is None:
         if options.data is None:
             error("--data or --thick is missing; give an MRI volume to simulate from, or measured thick slices")

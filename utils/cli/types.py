@@ -66,14 +66,16 @@ def polynomial(text: str) -> str:
     return text
 
 
-def pixels(text: str) -> str | float:
-    """``prior``, or a number of millimetres."""
-    if text.lower() == "prior":
-        return "prior"
-    try:
-        return number(float, above=0, most=1000)(text)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r}; accepted: prior, or a number of mm above 0, up to 1000") from None
+def word_or(word: str, convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """``word``, or what ``convert`` accepts."""
+    def either(text: str) -> Any:
+        if text.lower() == word:
+            return word
+        try:
+            return convert(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(str(error).replace("accepted: ", f"accepted: {word}, or ", 1)) from None
+    return either
 
 
 def existing_file(text: str) -> Path:

@@ -61,7 +61,7 @@ BAD = [
     (["--method", "FBP"], "--method: 'FBP'; accepted: DDS, DDNM, ADMM-TV, uncondition"),
     (["--degree", "0"], "--degree: '0'; accepted: a whole number of 1 or more and 1e+06 or less"),
     (["--degree", "2.5"], "--degree"),
-    (["--pixel-size", "0"], "--pixel-size: '0'; accepted: prior, or a number of mm above 0"),
+    (["--pixel-size", "0"], "--pixel-size: '0'; accepted: prior, or a number above 0 and 1000 or less"),
     (["--pixel-size", "2", "--recon-size", "64"], "--pixel-size and --recon-size are both given"),
     (["--NFE", "0"], "--NFE: '0'; accepted: a whole number of 1 or more and 100000 or less"),
     (["--num-cg", "0"], "--num-cg"), (["--w-tik", "-1"], "--w-tik"), (["--w-tik", "nan"], "--w-tik"),
@@ -93,7 +93,7 @@ BAD = [
     (["--projector", "gpu"], "--projector: 'gpu'; accepted: auto, native, torch_radon, astra"),
     (["--geometry", "nowhere.yaml"], "--geometry: nowhere.yaml: no such file"),
     (["--NFE", "1000000000"], "--NFE: '1000000000'"),
-    (["--w-tik", "1e300"], "--w-tik: '1e300'; accepted: a number of 0 or more and"),
+    (["--w-tik", "1e300"], "--w-tik: '1e300'; accepted: noise, or a number of 0 or more and"),
     (["--sino-noise", "1e300"], "--sino-noise"), (["--seed", str(2**64)], "--seed"),
     (["--num-cg", "3", "--method", "DDNM"], "not part of DDNM"),
     (["--prior-2", __file__, "--method", "uncondition"], "not part of uncondition; accepted with --method DDS, DDNM"),
@@ -197,7 +197,7 @@ def test_nobody_writes_to_options(files):
 
 SCRIPTS = {     # what the shell scripts start with: task and method -> settings
     "SVCT DDS": dict(degree=20, recon_size=128, NFE=20, sigma_max=0.5, num_cg=10, w_tv=0, flips=True, use_init=True),
-    "LACT DDS": dict(degree=90, recon_size=128, NFE=20, sigma_max=5, num_cg=10, w_tv=0.3, dual=0.7, eta=None,
+    "LACT DDS": dict(degree=90, recon_size=128, NFE=15, sigma_max=5, num_cg=20, w_tv=0.3, dual=0.7, eta=None,
                       use_init=True),
     "SVCT uncondition": dict(NFE=100, sigma_max=50), "SVCT DDNM": dict(NFE=20, num_cg=None),
     "ZSR DDS": dict(degree=4, NFE=26, sigma_max=0.8, num_cg=1, use_init=True, noise_control="zero", prior_2="same"),
@@ -220,6 +220,8 @@ def test_a_preset_makes_room_for_what_is_given(files, tmp_path):
     measured = parse_args("ct", ["--preset", "fast", "--projections", files[1], "--geometry", files[-3],
                                  "--output-dir", str(tmp_path)])
     assert (measured.data, measured.degree, measured.recon_size) == (None, None, None)
+    noisy = parse_args("ct", ["--preset", "fast", "--sino-noise", "1e5", "--output-dir", str(tmp_path)])
+    assert (own.w_tik, measured.w_tik, noisy.w_tik) == (0, "noise", "noise")
     fresh = parse_args("ct", ["--preset", "fast", "--use-init", "false", "--output-dir", str(tmp_path)])
     assert (fresh.NFE, fresh.sigma_max) == (100, 50)
     published = parse_args("ct", ["--preset", "published", "--task", "LACT", "--degree", "90", *files])
@@ -231,7 +233,8 @@ def test_a_preset_may_be_like_another(tmp_path):
         return parse_args("ct", ["--preset", "best", "--output-dir", str(tmp_path), *flags])
 
     assert (options().NFE, options().data.exists(), options().num_cg, options().w_tv) == (50, True, 10, 0)
-    assert (options("--task", "LACT").samples, options("--task", "LACT").dual) == (3, 0.7)
+    limited = options("--task", "LACT")
+    assert (limited.samples, limited.dual, limited.NFE, limited.num_cg) == (3, 0.7, 30, 20)
     assert options("--task", "LACT", "--noise-control", "zero").samples == 1       # all would be the same
     assert options("--method", "ADMM-TV").w_tv == 3        # the weights are those of one method
     assert options("--num-cg", "4").num_cg == 4

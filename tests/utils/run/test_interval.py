@@ -82,8 +82,9 @@ def test_a_class_without_voxels_is_said():
 
 
 @pytest.mark.parametrize("change", [
-    {"NFE": 50}, {"degree": 120}, {"samples": 4}, {"noise_control": "None"}, {"dual": None}, {"projections": "scan.mha"},
-    {"thick": "slices.nii.gz"}, {"w_tv": 0.3}, {"digests": {"checkpoint_path": "other", "config_path": "bb"}}],
+    {"NFE": 50}, {"degree": 120}, {"samples": 4}, {"noise_control": "None"}, {"dual": None},
+    {"projections": "scan.mha"}, {"thick": "slices.nii.gz"}, {"w_tv": 0.3},
+    {"digests": {"checkpoint_path": "other", "config_path": "bb"}}],
     ids=str)
 def test_other_settings_have_no_interval(known, change):
     assert calibration_for(ARGS, known).factors == FACTORS
