@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from utils.cli.flags import flag_groups
-from utils.io.yaml_file import yaml_text
+from utils.cli.settings import parse_args
+from utils.io.yaml_file import read_yaml, yaml_text
 from utils.run.interval import (
     SETTINGS,
     Calibration,
@@ -14,6 +15,7 @@ from utils.run.interval import (
     local,
     settings_of,
 )
+from utils.run.provenance import record
 
 ARGS = {"task": "LACT", "method": "DDS", "noise_control": "SLERP", "NFE": 30, "samples": 3, "dual": 0.7, "seed": 7,
         "degree": 90, "projections": None, "digests": {"checkpoint_path": "aa", "config_path": "bb", "data": "cc"}}
@@ -90,6 +92,15 @@ def test_other_settings_have_no_interval(known, change):
     assert calibration_for(ARGS, known).factors == FACTORS
     assert calibration_for(ARGS | {"seed": 8}, known)
     assert calibration_for(ARGS | change, known) is None
+
+
+@pytest.mark.parametrize("task, degree, known", [
+    ("SVCT", 20, True), ("SVCT", 30, True), ("SVCT", 60, True), ("LACT", 90, True), ("SVCT", 24, False)])
+def test_the_preset_has_the_intervals_that_were_measured(tmp_path, task, degree, known):
+    """What was calibrated is the preset of today: settings and the bytes of the demo's prior."""
+    options = parse_args("ct", ["--preset", "best", "--task", task, "--degree", str(degree), "--samples", "3",
+                                "--output-dir", str(tmp_path)], read_yaml)
+    assert (calibration_for(record(options, "cpu")) is not None) == known
 
 
 def test_a_file_that_is_none_is_one_line(known):
