@@ -100,13 +100,14 @@ def measure(options: Any, run: "Run", acquisition: "Acquisition", given: Any, so
         run.save("FBP-FV", acquisition.fdk_of_all(y))
     y = acquisition.of_views(y)
     run.save("FBP-LV", acquisition.fdk(y))
-    variance = None
-    if options.w_tik == "noise":
-        variance = acquisition.noise_variance(y)
-        log.info(f"noise: the standard deviation of a line integral is {attenuation * math.sqrt(variance):.2g}")
     weights = acquisition.poisson_weights(y, attenuation) if options.weights == "poisson" else None
     y, initial = acquisition.solvable(y, progress=lambda steps: progress_bar(steps, "SIRT", leave=False))
     run.save("IR", initial)
+    variance = None
+    if options.w_tik == "noise":
+        variance = acquisition.noise_variance(y, weights)
+        log.info(f"noise: the standard deviation of a line integral is {attenuation * math.sqrt(variance):.2g}"
+                 + (", weighted" if weights is not None else ""))
     return Problem(operator=acquisition.operator, y=y, initial=initial, weights=weights, variance=variance,
                    spacing=given.voxel_size[0])
 

@@ -35,7 +35,7 @@ class Problem:
         y: the measurement, in the range of A.
         weights: of the measured values, >= 0 and finite, broadcastable to y (1 / variance of y makes the data term its
             log-likelihood); None is 1 everywhere. y is to be finite even where the weight is 0.
-        variance: of the noise of y, in the mean; None where it is not known.
+        variance: of the noise of y, in the mean, each times its weight; None where it is not known.
         spacing: distance from slice to slice in mm, for noise controls that ask for it.
 
     Raises:

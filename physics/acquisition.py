@@ -77,9 +77,9 @@ class Acquisition:
         """`physics.noise.poisson_weights` of line integrals of the views that are used, for solvers."""
         return self.few.own_views(poisson_weights(self.on_window(self.few.all_views(y)), attenuation))
 
-    def noise_variance(self, y: torch.Tensor) -> float:
-        """`physics.noise.noise_variance` of line integrals of the views that are used."""
-        return noise_variance(self.on_window(self.few.all_views(y)))
+    def noise_variance(self, y: torch.Tensor, weights: torch.Tensor | None = None) -> float:
+        """`physics.noise.noise_variance` of what solvers get: of a ray of weight 1, where there are weights."""
+        return noise_variance(self.operator.all_views(y if weights is None else weights.sqrt() * y))
 
     def fdk_of_all(self, y: torch.Tensor) -> torch.Tensor:
         """FDK of the wanted slices [slices, 1, H, W] from all views y [1, own views, v, u]."""

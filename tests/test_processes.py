@@ -53,8 +53,8 @@ def volumes(processes: Processes) -> dict:
              "FDK of all": scan.fdk_of_all(y), "FDK": scan.fdk(scan.of_views(y))}
     y, found["SIRT"] = scan.solvable(scan.of_views(y))
     found["weights"] = scan.few.all_views(scan.poisson_weights(scan.of_views(scan.full.A(truth)), 0.1))
-    noisy = scan.noisy(scan.full.A(truth), 1e4, torch.Generator().manual_seed(0), 0.1)
-    found["variance"] = torch.tensor(scan.noise_variance(scan.of_views(noisy)))
+    noisy = scan.on_window(scan.of_views(scan.noisy(scan.full.A(truth), 1e4, torch.Generator().manual_seed(0), 0.1)))
+    found["variance"] = torch.tensor(scan.noise_variance(noisy))
     problem = Problem(operator=scan.operator, y=y, initial=found["SIRT"])
     found["residual"] = torch.tensor(problem.residual(found["SIRT"]))
     for name, method in METHODS.items():

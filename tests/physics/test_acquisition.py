@@ -33,8 +33,14 @@ def test_the_noise_of_the_views_that_are_used():
     scan = Acquisition(WIDE, views, measured=True)
     noisy = scan.noisy(y, 2e-5, torch.Generator().manual_seed(0), 1.0)
     noisy[:, 1::2] += torch.randn(noisy[:, 1::2].shape, generator=torch.Generator().manual_seed(1))   # left out
-    assert scan.noise_variance(scan.of_views(noisy)) == pytest.approx(2e-5, rel=0.2)
-    assert scan.noise_variance(scan.of_views(y)) < 2e-6
+    used, clean = (scan.on_window(scan.of_views(lines)) for lines in (noisy, y))
+    assert scan.noise_variance(used) == pytest.approx(2e-5, rel=0.2)
+    assert scan.noise_variance(clean) < 2e-6
+    # Rays of one side have nine times the variance, and weigh as much less: of a weight of 1 it is that of all.
+    uneven, weights = used.clone(), torch.ones_like(used)
+    uneven[..., :20] = clean[..., :20] + 3 * (used - clean)[..., :20]
+    weights[..., :20] = 1 / 9
+    assert scan.noise_variance(uneven, weights) == pytest.approx(2e-5, rel=0.2)
 
 
 def test_wanted_slices_and_views_of_an_object_inside_the_volume():
