@@ -77,11 +77,9 @@ def measure(options: Any, run: "Run", acquisition: "Acquisition", given: Any, so
     """The problem that the measurement poses, after the baselines; a ray of y is attenuated by exp(-attenuation y)."""
     import torch
 
-    from algorithms.problem import Problem
     from models.window import CT_WINDOW
     from physics.noise import snr_db
-    from utils.run.progress import progress_bar
-    from utils.run.scan import as_measured
+    from utils.run.scan import as_measured, posed
 
     attenuation = (CT_WINDOW[1] - CT_WINDOW[0]) / 1000 * acquisition.full.geometry.mu_water
     if options.data:
@@ -100,16 +98,7 @@ def measure(options: Any, run: "Run", acquisition: "Acquisition", given: Any, so
         run.save("FBP-FV", acquisition.fdk_of_all(y))
     y = acquisition.of_views(y)
     run.save("FBP-LV", acquisition.fdk(y))
-    weights = acquisition.poisson_weights(y, attenuation) if options.weights == "poisson" else None
-    y, initial = acquisition.solvable(y, progress=lambda steps: progress_bar(steps, "SIRT", leave=False))
-    run.save("IR", initial)
-    variance = None
-    if options.w_tik == "noise":
-        variance = acquisition.noise_variance(y, weights)
-        log.info(f"noise: the standard deviation of a line integral is {attenuation * math.sqrt(variance):.2g}"
-                 + (", weighted" if weights is not None else ""))
-    return Problem(operator=acquisition.operator, y=y, initial=initial, weights=weights, variance=variance,
-                   spacing=given.voxel_size[0])
+    return posed(options, run, acquisition, y, attenuation, given.voxel_size[0])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """From options to the scan that is reconstructed, and the volume whose place the result has."""
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from algorithms.problem import Problem
 from models.window import CT_WINDOW
 from op.processes import ALONE, Processes
+from physics.acquisition import Acquisition
 from physics.geometry import ConeGeometry
 from physics.views import lact_views, svct_views, view_angles
 from utils.cli.messages import input_errors
@@ -18,6 +21,8 @@ from utils.io.intensity import beyond_window, mr_window, scale_to_unit
 from utils.io.read import read_unit_ct, read_volume
 from utils.io.volume import Volume, empty_volume, slice_axis
 from utils.run.measured import Notes, read_measurement
+from utils.run.progress import progress_bar
+from utils.run.run import Run
 from utils.run.setup import find_prior
 
 log = logging.getLogger(__name__)
@@ -204,6 +209,30 @@ def as_measured(y: torch.Tensor, simulated: ConeGeometry, given: ConeGeometry) -
     longer = given.ray_lengths / simulated.ray_lengths * (simulated.voxel_size[2] / given.voxel_size[2])
     dv, du = given.det_spacing or (1.0, 1.0)
     return Volume(y.cpu().numpy() * longer.astype(np.float32), (abs(du), abs(dv), 1.0))
+
+
+def posed(options: Any, run: Run, acquisition: Acquisition, y: torch.Tensor, attenuation: float,
+          spacing: float) -> Problem:
+    """The problem that projections pose to solvers, after SIRT, which is where they start.
+
+    Args:
+        options: the settings.
+        run: that SIRT is saved in.
+        acquisition: with the views that are used.
+        y: their line integrals [1, own views, v, u]; a ray is attenuated by exp(-attenuation y).
+        attenuation: of a line integral of 1.
+        spacing: from slice to slice in mm.
+    """
+    weights = acquisition.poisson_weights(y, attenuation) if options.weights == "poisson" else None
+    y, initial = acquisition.solvable(y, progress=lambda steps: progress_bar(steps, "SIRT", leave=False))
+    run.save("IR", initial)
+    variance = None
+    if options.w_tik == "noise":
+        variance = acquisition.noise_variance(y, weights)
+        log.info(f"noise: the standard deviation of a line integral is {attenuation * math.sqrt(variance):.2g}"
+                 + (", weighted" if weights is not None else ""))
+    return Problem(operator=acquisition.operator, y=y, initial=initial, weights=weights, variance=variance,
+                   spacing=spacing)
 
 
 def _measured(options, processes):
