@@ -78,14 +78,16 @@ def test_hardly_any_variance_is_found_without_noise():
     assert noise_variance(projections()[:, :, :1]) < 0.2            # one row, which edges cross again and again
 
 
-def test_bad_views_and_a_scan_that_is_thinned_do_not_change_the_variance(monkeypatch):
+def test_bad_views_and_thinning_hardly_change_the_variance(monkeypatch):
     y = add_noise(projections(), 0.5, generator())
     found = noise_variance(y)
+    bad = y.clone()
+    bad[:, :4] = 1e4 * torch.rand(y[:, :4].shape, generator=generator())
+    # The median of all is where 1 / 1.8 of the nine tenths that are good lie below: 1.134 times as high.
+    assert noise_variance(bad) == pytest.approx(1.134**2 * found, rel=0.05)
     monkeypatch.setattr("physics.noise.SEEN", y.numel() // 3)
     thinned = noise_variance(y)
     assert thinned == pytest.approx(found, rel=0.05) and thinned != found
-    y[:, :4] = 1e4 * torch.rand(y[:, :4].shape, generator=generator())      # a tenth of the views
-    assert noise_variance(y) < 1.4 * found
 
 
 def test_a_detector_of_four_columns_is_refused():
