@@ -95,7 +95,8 @@ def test_other_settings_have_no_interval(known, change):
 
 
 @pytest.mark.parametrize("task, degree, known", [
-    ("SVCT", 20, True), ("SVCT", 30, True), ("SVCT", 60, True), ("LACT", 90, True), ("SVCT", 24, False)])
+    ("SVCT", 20, True), ("SVCT", 30, True), ("SVCT", 60, True), ("LACT", 90, True), ("LACT", 120, True),
+    ("SVCT", 24, False)])
 def test_the_preset_has_the_intervals_that_were_measured(tmp_path, task, degree, known):
     """What was calibrated is the preset of today: settings and the bytes of the demo's prior."""
     options = parse_args("ct", ["--preset", "best", "--task", task, "--degree", str(degree), "--samples", "3",
