@@ -53,8 +53,8 @@ def noise_variance(y: torch.Tensor) -> float:
     Projections are smooth: fourth differences along u, and of these, where there are three rows, second differences
     along v, leave hardly anything but noise, whose variance they make 70 and 6 times as large (after Immerkaer 1996,
     "Fast noise variance estimation", CVIU 64(2)). Median absolute values (Donoho & Johnstone 1994, "Ideal spatial
-    adaptation by wavelet shrinkage", Biometrika 81(3), section 4.2), in every column over views and rows, leave out
-    edges and bad views. Noise that neighbouring pixels share is found too small.
+    adaptation by wavelet shrinkage", Biometrika 81(3)), in every column over views and rows, leave out edges and bad
+    views. Noise that neighbouring pixels share is found too small.
 
     Raises:
         ValueError: fewer than five columns.

@@ -18,7 +18,7 @@ class DDS(DataStep):
     and ``|r|^2_W = <r, W r>``; W = 1 / variance of y makes the data term its log-likelihood.
 
     A ``w_tik`` of "noise" is the variance of y's noise: data and prior are weighted as if x0 were off by sigma, as in
-    DiffPIR (Zhu et al. 2023, CVPR workshops, arXiv 2305.08995, eq. 11 and 12, with lambda 1). At 0, CG fits the noise.
+    DiffPIR (Zhu et al. 2023, CVPR workshops, arXiv 2305.08995) with lambda 1. At 0, CG fits the noise.
 
     **Total variation** adds ``w_dz |D x|_1``, where D takes the differences of neighbouring slices (no wrap-around),
     along the axis that the prior does not see, as in DiffusionMBIR (Chung et al. 2023, CVPR, arXiv 2211.10655); and

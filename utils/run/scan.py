@@ -1,4 +1,4 @@
-"""From options to the scan that is reconstructed, and the volume whose place the result has."""
+"""From options to the scan that is reconstructed, the volume whose place the result has, and the problem to solve."""
 import logging
 import math
 from dataclasses import replace
