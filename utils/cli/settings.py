@@ -130,11 +130,8 @@ def _preset(modality: str, given: dict, earlier: dict, flags: dict, read_yaml: C
     name = given.get("preset")
     if name is None or earlier:
         return {}
-    known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
-    if name not in known:
-        raise ValueError(f"--preset: {name!r}; accepted: {', '.join(known)}{nearest(name, known)}")
     found: dict = {}
-    for path, words, settings in _sections(modality, PRESETS / f"{name}.yaml", read_yaml):
+    for path, words, settings in preset_sections(modality, name, read_yaml):
         for word in words.split():
             if word not in CONDITIONS:
                 raise ValueError(f"{path}: {modality}.{words}: accepted are sections named by {', '.join(CONDITIONS)}")
@@ -149,6 +146,18 @@ def _preset(modality: str, given: dict, earlier: dict, flags: dict, read_yaml: C
                 texts[key.replace("-", "_")] = text
             found |= _from_texts(modality, texts, str(path))
     return found
+
+
+def preset_sections(modality: str, name: str, read_yaml: Callable) -> list[tuple[Path, str, dict]]:
+    """The file, name and settings of every section of a preset for a modality, in the order in which they hold.
+
+    Raises:
+        ValueError: there is no such preset, or its file is none.
+    """
+    known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+    if name not in known:
+        raise ValueError(f"--preset: {name!r}; accepted: {', '.join(known)}{nearest(name, known)}")
+    return _sections(modality, PRESETS / f"{name}.yaml", read_yaml)
 
 
 def _sections(modality: str, path: Path, read_yaml: Callable) -> list[tuple[Path, str, dict]]:

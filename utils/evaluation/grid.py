@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from utils.cli import choices
 from utils.cli.flags import flag_groups
+from utils.cli.settings import preset_sections
 from utils.cli.types import existing_file, existing_path
 from utils.io.files import content_digest
 from utils.io.schema import Check, is_line, nearest, read
@@ -112,7 +113,7 @@ class Cell:
     modality: str           # ct or mr
     entry: Path             # the program to run
     flags: dict             # its flags without dashes -> text, all but seed and output-dir
-    identity: str           # of program and flags, with the content of files instead of their names
+    identity: str           # of program and flags, with the content of files and presets instead of their names
     seeds: tuple
     samples: int            # how many posterior samples to average; 1: no mean, as of noisy measurements
     against: str | None     # the variant to compare with
@@ -219,12 +220,16 @@ def _cell(file: GridFile, names: tuple, item: VariantItem, known: dict, root: Pa
     flags |= {"task": problem.task, "degree": problem.degree, "recon-size": scan.size, "slice-begin": begin,
               "slice-end": end}
     entry = _file("entry", own.entry or ENTRIES[scan.modality], root)
-    flags, identity = _resolve(flags, known, root, digests)
+    flags, content = _resolve(flags, known, root, digests)
+    if "preset" in flags and own.entry is None:
+        sections = preset_sections(scan.modality.lower(), flags["preset"], read_yaml)
+        content["preset"] = [[words, settings] for _, words, settings in sections]
     number = item.samples or samples
     if flags.get("sino-noise", "0") not in ("0", "0.0"):
         number = 1      # the seed draws that noise too, so that a mean would be of several measurements
     return Cell(volume=volume, task=task, variant=variant, modality=scan.modality.lower(), entry=entry, flags=flags,
-                identity=f"{entry.relative_to(root) if entry.is_relative_to(root) else entry} {identity}",
+                identity=f"{entry.relative_to(root) if entry.is_relative_to(root) else entry} "
+                         + json.dumps(content, sort_keys=True),
                 seeds=item.seeds or file.seeds, samples=number, against=item.against)
 
 
@@ -293,8 +298,8 @@ def _file(flag: str, text: str, root: Path) -> Path:
     return path
 
 
-def _resolve(flags: dict, known: dict, root: Path, digests: dict) -> tuple[dict, str]:
-    """The flags as text, files as absolute paths; and as JSON with the content of the files instead."""
+def _resolve(flags: dict, known: dict, root: Path, digests: dict) -> tuple[dict, dict]:
+    """The flags as text, files as absolute paths; and with the content of the files instead."""
     flags = {name: _text(value) for name, value in flags.items() if value is not None}
     content = dict(flags)
     for name in flags:
@@ -303,4 +308,4 @@ def _resolve(flags: dict, known: dict, root: Path, digests: dict) -> tuple[dict,
             if path not in digests:
                 digests[path] = content_digest(path)
             flags[name], content[name] = str(path), digests[path]
-    return flags, json.dumps(content, sort_keys=True)
+    return flags, content

@@ -1,4 +1,5 @@
 """What a grid may say, and the one line for what it may not."""
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import yaml
 
 import evaluate
 from tests.study import Study
+from utils.cli import settings
 from utils.evaluation.grid import read_grid
 from utils.io.files import ROOT
 
@@ -55,6 +57,28 @@ def test_paths_from_the_repository_and_the_environment(study, monkeypatch):
     assert read_grid(study.grid(), Path("/")).cells[0].flags["data"] == str(study.folder / "scan.nii.gz")
     study.tree["volumes"]["chest"]["path"] = "scan.nii.gz"
     assert read_grid(study.grid(), study.folder).cells[0].flags["data"] == str(study.folder / "scan.nii.gz")
+
+
+def test_a_run_counts_as_long_as_what_its_preset_sets_stays(study, tmp_path, monkeypatch):
+    study.tree["modalities"] = study.tree["flags"] = {}
+    study.tree["variants"] = {"fine": {"flags": {"preset": "best"}}}
+    presets = Path(shutil.copytree(settings.PRESETS, tmp_path / "presets"))
+    monkeypatch.setattr(settings, "PRESETS", presets)
+
+    def changed(file, old, new):
+        before = read_grid(study.grid(), ROOT).cells[0].key(1)
+        text = (presets / file).read_text()
+        assert old in text
+        (presets / file).write_text(text.replace(old, new))
+        return read_grid(study.grid(), ROOT).cells[0].key(1) != before
+
+    assert changed("best.yaml", "NFE: 50", "NFE: 60")
+    assert changed("fast.yaml", "num-cg: 10 ", "num-cg: 11 ")       # best is like it
+    assert not changed("best.yaml", "NFE: 40", "NFE: 41")           # of MR
+    assert not changed("fast.yaml", "# noise levels", "# a remark")
+    study.tree["variants"]["fine"]["flags"]["preset"] = "bets"
+    with pytest.raises(ValueError, match="--preset: 'bets'; .*did you mean best"):
+        read_grid(study.grid(), ROOT)
 
 
 def change(*keys, to):
