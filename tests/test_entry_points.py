@@ -181,6 +181,15 @@ def test_ct_variants(run, flags):
     assert len(list(folder.glob("level-*"))) == (2 if "--save-intermediates" in flags else 0)
 
 
+def test_the_prior_or_the_data_have_the_last_word(run):
+    last = {}
+    for word in ("false", "true"):
+        folder = run("CT", "--degree", 30, "--save-intermediates", "--denoise-last", word)
+        level = max(path.name.split(".")[0] for path in folder.glob("level-*"))
+        last[word] = np.abs(voxels(folder) - voxels(folder, level)).max()
+    assert last["false"] == 0 < last["true"]
+
+
 @pytest.mark.parametrize("flags", [["--method", "DDNM"], ["--degree", 3], ["--sino-noise", 1e-4],
                                    ["--noise-control", "gp", "--noise-length", 5, "--w-dz", 1e-3]],
                          ids=lambda flags: " ".join(map(str, flags)))

@@ -7,7 +7,7 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from utils.cli.types import number, one_of, word_or
+from utils.cli.types import number, one_of, truth, word_or
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,17 @@ W_DPS = Parameter("w_dps", number(float, 0, 1e9), "W", "weight of the posterior-
 RAY_WEIGHTS = Parameter("weights", one_of(*(choice.name for choice in WEIGHTS)), "{none,poisson}",
                         "of the measured rays; poisson trusts each by its expected counts, for noisy scans", "ct",
                         of_code=False)
+DENOISE_LAST = Parameter("denoise_last", truth, "true|false",
+                         "let the prior, not the data, have the last word: denoise the last estimate once more, at "
+                         "sigma-min", "ct", of_code=False)
 ETA = Parameter("eta", number(float, 0, 1), "E", "share of new noise")
 NOISE_LENGTH = Parameter("noise_length", number(float, above=0, most=1e6), "MM",
                          "distance over which noise stays alike")
 
 METHODS = (
     Choice("DDS", "diffusion prior, data by conjugate gradients", "algorithms.data_steps.dds:DDS",
-           {NUM_CG: 5, RAY_WEIGHTS: "none", W_TIK: 0.0, W_DZ: 0.0, W_TV: 0.0, DUAL: 0.0, W_DPS: 0.0}),
+           {NUM_CG: 5, RAY_WEIGHTS: "none", W_TIK: 0.0, W_DZ: 0.0, W_TV: 0.0, DUAL: 0.0, W_DPS: 0.0,
+            DENOISE_LAST: True}),
     Choice("DDNM", "diffusion prior, data by the pseudo-inverse", "algorithms.data_steps.ddnm:DDNM", {W_DPS: 0.0}),
     Choice("ADMM-TV", "total variation, no prior", "algorithms.problem:TotalVariation", {W_TV: 3.0},
            modalities=("ct",)),

@@ -13,9 +13,10 @@ from utils.io.yaml_file import read_yaml
 CALIBRATIONS = ROOT / "configs" / "intervals.yaml"
 LEVEL = 0.9                     # the part of the voxels whose truth is to lie inside
 FOREGROUND = 0.15               # of the unit range, what the truth is above where there is more than air
+# Of a run's args.yaml, on which its errors depend; and the prior.
 SETTINGS = ("task", "degree", "sino_noise", "method", "prior_2", "use_init", "NFE", "sigma_max", "sigma_min",
             "noise_control", "renoise_method", "flips", "samples", "eta", "noise_length", "num_cg", "weights", "w_tik",
-            "w_tv", "w_dz", "w_dps", "dual")    # of a run's args.yaml, on which its errors depend; and the prior
+            "w_tv", "w_dz", "w_dps", "dual", "denoise_last")
 PRIOR = ("prior", "checkpoint_path", "config_path")      # of its digests
 
 Positive = Annotated[float, Check("number above 0", lambda value: value > 0)]

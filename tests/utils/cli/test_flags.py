@@ -196,10 +196,11 @@ def test_nobody_writes_to_options(files):
 
 
 SCRIPTS = {     # what the shell scripts start with: task and method -> settings
-    "SVCT DDS": dict(degree=20, recon_size=128, NFE=20, sigma_max=0.5, num_cg=10, w_tv=0, flips=True, use_init=True),
+    "SVCT DDS": dict(degree=20, recon_size=128, NFE=20, sigma_max=0.5, num_cg=10, w_tv=0, flips=True, use_init=True,
+                     denoise_last=False),
     "LACT DDS": dict(degree=90, recon_size=128, NFE=15, sigma_max=5, num_cg=20, w_tv=0.3, dual=0.7, eta=None,
-                      use_init=True),
-    "SVCT uncondition": dict(NFE=100, sigma_max=50), "SVCT DDNM": dict(NFE=20, num_cg=None),
+                      use_init=True, denoise_last=True),
+    "SVCT uncondition": dict(NFE=100, sigma_max=50), "SVCT DDNM": dict(NFE=20, num_cg=None, denoise_last=None),
     "ZSR DDS": dict(degree=4, NFE=26, sigma_max=0.8, num_cg=1, use_init=True, noise_control="zero", prior_2="same"),
     "ZSR uncondition": dict(NFE=100, sigma_max=50, noise_control="SLERP")}
 
@@ -222,10 +223,12 @@ def test_a_preset_makes_room_for_what_is_given(files, tmp_path):
     assert (measured.data, measured.degree, measured.recon_size) == (None, None, None)
     noisy = parse_args("ct", ["--preset", "fast", "--sino-noise", "1e5", "--output-dir", str(tmp_path)])
     assert (own.w_tik, measured.w_tik, noisy.w_tik) == (0, "noise", "noise")
+    assert (own.denoise_last, measured.denoise_last, noisy.denoise_last) == (False, True, True)
     fresh = parse_args("ct", ["--preset", "fast", "--use-init", "false", "--output-dir", str(tmp_path)])
     assert (fresh.NFE, fresh.sigma_max) == (100, 50)
     published = parse_args("ct", ["--preset", "published", "--task", "LACT", "--degree", "90", *files])
     assert (published.NFE, published.num_cg, published.sigma_max, published.renoise_method) == (30, 10, 5, "DDPM")
+    assert published.denoise_last
 
 
 def test_a_preset_may_be_like_another(tmp_path):
