@@ -220,16 +220,12 @@ def _cell(file: GridFile, names: tuple, item: VariantItem, known: dict, root: Pa
     flags |= {"task": problem.task, "degree": problem.degree, "recon-size": scan.size, "slice-begin": begin,
               "slice-end": end}
     entry = _file("entry", own.entry or ENTRIES[scan.modality], root)
-    flags, content = _resolve(flags, known, root, digests)
-    if "preset" in flags and own.entry is None:
-        sections = preset_sections(scan.modality.lower(), flags["preset"], read_yaml)
-        content["preset"] = [[words, settings] for _, words, settings in sections]
+    flags, content = _resolve(flags, known, root, None if own.entry else scan.modality.lower(), digests)
     number = item.samples or samples
     if flags.get("sino-noise", "0") not in ("0", "0.0"):
         number = 1      # the seed draws that noise too, so that a mean would be of several measurements
     return Cell(volume=volume, task=task, variant=variant, modality=scan.modality.lower(), entry=entry, flags=flags,
-                identity=f"{entry.relative_to(root) if entry.is_relative_to(root) else entry} "
-                         + json.dumps(content, sort_keys=True),
+                identity=f"{entry.relative_to(root) if entry.is_relative_to(root) else entry} {content}",
                 seeds=item.seeds or file.seeds, samples=number, against=item.against)
 
 
@@ -298,8 +294,11 @@ def _file(flag: str, text: str, root: Path) -> Path:
     return path
 
 
-def _resolve(flags: dict, known: dict, root: Path, digests: dict) -> tuple[dict, dict]:
-    """The flags as text, files as absolute paths; and with the content of the files instead."""
+def _resolve(flags: dict, known: dict, root: Path, modality: str | None, digests: dict) -> tuple[dict, str]:
+    """The flags as text, files as absolute paths; and as JSON with the content of files and presets instead.
+
+    ``modality`` says whose presets; None: the program is the user's own. ``digests`` keeps what was read.
+    """
     flags = {name: _text(value) for name, value in flags.items() if value is not None}
     content = dict(flags)
     for name in flags:
@@ -308,4 +307,9 @@ def _resolve(flags: dict, known: dict, root: Path, digests: dict) -> tuple[dict,
             if path not in digests:
                 digests[path] = content_digest(path)
             flags[name], content[name] = str(path), digests[path]
-    return flags, content
+    if modality and "preset" in flags:
+        preset = modality, flags["preset"]
+        if preset not in digests:
+            digests[preset] = [section[1:] for section in preset_sections(*preset, read_yaml)]
+        content["preset"] = digests[preset]
+    return flags, json.dumps(content, sort_keys=True)

@@ -60,7 +60,7 @@ def set_up(options: Any, device: torch.device, volume: Volume, axis: int, proces
     return prior, Sampling(
         sigmas=sigmas, data_step=partial(method.load(), **_keywords(method, options)), noise=control,
         renoise=rule.load()(**_keywords(rule, options)), use_init=options.use_init, w_dps=options.w_dps,
-        final_sigma=options.sigma_min if getattr(options, "denoise_last", False) else None,
+        final_sigma=options.sigma_min if options.modality == "ct" and options.denoise_last else None,
         second=_second(options, prior, volume, device, first, processes) if options.prior_2 else None,
         mirror=(3,) if options.modality == "ct" and options.flips else ())     # left and right
 
